@@ -1,0 +1,1 @@
+"""One frozen prefill module, many decode modules, one shared KV cache."""

@@ -1,0 +1,134 @@
+"""Two agents over one context, asked through a running router: TTFT and prefills."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from prefillshare.errors import WorkerError
+from prefillshare.tasks.casefile import Case
+from prefillshare.training.data import messages_of
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One streamed answer. Seconds from sending the request."""
+
+    model: str
+    text: str
+    ttft_seconds: float
+    total_seconds: float
+    prompt_tokens: int
+    cached_tokens: int
+
+
+@dataclass
+class SystemFigures:
+    """What one system did over all contexts."""
+
+    answers: list[Answer] = field(default_factory=list)
+
+    @property
+    def ttft(self) -> dict[str, float]:
+        """Median and range of the time to first token over all requests."""
+        times = [a.ttft_seconds for a in self.answers]
+        return {
+            "median": statistics.median(times),
+            "min": min(times),
+            "max": max(times),
+        }
+
+    @property
+    def context_prefills(self) -> int:
+        """Requests whose context was computed: less than half the prompt was cached."""
+        return sum(2 * a.cached_tokens < a.prompt_tokens for a in self.answers)
+
+    @property
+    def computed_tokens(self) -> int:
+        """Prompt tokens that no prefix cache held."""
+        return sum(a.prompt_tokens - a.cached_tokens for a in self.answers)
+
+
+class AgentSession:
+    """A client of one router."""
+
+    def __init__(self, url: str, timeout: float = 300.0) -> None:
+        self._http = httpx.Client(base_url=url, timeout=timeout, trust_env=False)
+
+    def ask(self, model: str, messages: list[dict[str, str]], limit: int) -> Answer:
+        """Stream one answer.
+
+        Raises:
+            WorkerError: the router answered with an error.
+        """
+        body = {
+            "model": model,
+            "messages": messages,
+            "max_tokens": limit,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        began = time.perf_counter()
+        first, text = 0.0, ""
+        usage: dict[str, Any] = {}
+        with self._http.stream("POST", "/v1/chat/completions", json=body) as response:
+            for event in _events(response):
+                first = first or time.perf_counter() - began
+                usage = event.get("usage") or usage
+                for choice in event["choices"]:
+                    text += choice["delta"].get("content", "")
+        total = time.perf_counter() - began
+        cached = usage["prompt_tokens_details"]["cached_tokens"]
+        return Answer(model, text, first, total, usage["prompt_tokens"], cached)
+
+    def stats(self) -> dict[str, Any]:
+        """The workers' counters."""
+        figures: dict[str, Any] = self._http.get("/stats").raise_for_status().json()
+        return figures
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._http.close()
+
+
+def measure(
+    systems: dict[str, AgentSession],
+    agents: Sequence[str],
+    cases: Sequence[Case],
+    warm_up: Case,
+    max_tokens: int,
+) -> dict[str, SystemFigures]:
+    """Put every case to every agent, the systems in turn; the order alternates."""
+    for session in systems.values():
+        for agent in agents:
+            session.ask(agent, messages_of(warm_up, warm_up.questions[0]), 2)
+    figures = {name: SystemFigures() for name in systems}
+    for i, case in enumerate(cases):
+        names = list(systems) if i % 2 == 0 else list(reversed(systems))
+        for name in names:
+            for agent in agents:
+                messages = messages_of(case, case.questions[0])
+                answer = systems[name].ask(agent, messages, max_tokens)
+                figures[name].answers.append(answer)
+    return figures
+
+
+def _events(response: httpx.Response) -> Any:
+    if response.status_code != 200:
+        response.read()
+        raise WorkerError(
+            f"the router answered {response.status_code}: {response.text}"
+        )
+    for line in response.iter_lines():
+        if not line.startswith("data: ") or line == "data: [DONE]":
+            continue
+        event = json.loads(line.removeprefix("data: "))
+        if "error" in event:
+            raise WorkerError(event["error"]["message"])
+        yield event

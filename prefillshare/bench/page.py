@@ -1,0 +1,151 @@
+"""The spine's page, `docs/results/spine.md`, out of the figures of one run."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import Any
+
+_ROLES = {
+    "base": "the base model, untuned",
+    "full": "ordinary fine-tune, own prefill",
+    "naive": "that same decoder on the base's cache",
+    "shared": "cache-conditioned, on the base's cache",
+    "no_context": "the shared decoder without the context (floor)",
+}
+
+
+def spine_page(
+    results: Mapping[str, Any],
+    config: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    command: str,
+) -> str:
+    """Markdown with every figure of the run and how to make it again."""
+    today = datetime.date.today().isoformat()
+    parts = [
+        f"# The spine, {today}\n",
+        _setup(config, environment, command),
+        "## Accuracy on held-out contexts\n",
+        _accuracy(results["accuracy"]),
+        _paired(results["paired"]),
+        "## Exact match by distance from the fact to the boundary (tokens)\n",
+        _distances(results["exact_match_by_distance"]),
+        "## Served: two agents over each context\n",
+        _served(results),
+        "## Where sharing loses\n",
+        _losses(results),
+    ]
+    return "\n".join(parts)
+
+
+def _setup(
+    config: Mapping[str, Any], environment: Mapping[str, Any], command: str
+) -> str:
+    train, test = config["train"], config["test"]
+    return (
+        f"`{command}`\n\n"
+        f"Commit {environment['commit']}; torch {environment['torch']}, transformers "
+        f"{environment['transformers']}; {environment['cpu_count']} cores of "
+        f"{environment['cpu']}. Model: {config['model'] or 'SmolLM2-135M-Instruct'}, "
+        f"fp32. LoRA decoders, {config['steps']} steps, one context a step with "
+        f"{train['questions']} questions over {train['records']} records, learning "
+        f"rate {config['learning_rate']}, boundary `{config['boundary']}`, seed "
+        f"{config['seed']}: one seed, so intervals cover the test examples only. Test: "
+        f"{test['contexts']} contexts with {test['questions']} questions each; order "
+        "numbers and surnames never occur in training.\n"
+    )
+
+
+def _accuracy(accuracy: Mapping[str, Any]) -> str:
+    lines = [
+        "| system | agent | NLL (nats/token) | 95 % | exact match | 95 % | n |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for system, tasks in accuracy.items():
+        for task, row in tasks.items():
+            nll, exact = row["ci"]["nll"], row["ci"]["exact_match"]
+            lines.append(
+                f"| {system}: {_ROLES[system]} | {task} | {row['nll']:.3f} | "
+                f"{nll[0]:.3f}–{nll[1]:.3f} | {row['exact_match']:.1%} | "
+                f"{exact[0]:.1%}–{exact[1]:.1%} | {row['n']} |"
+            )
+    note = (
+        "Exact match: greedy decoding yields the reference token for token. Intervals: "
+        "bootstrap over contexts.\n"
+    )
+    return "\n".join(lines) + "\n\n" + note
+
+
+def _paired(paired: Mapping[str, Any]) -> str:
+    lines = [
+        f"- {name.replace('_', ' ')}, {task}: {x['mean']:+.3f} nats "
+        f"({x['low']:+.3f} to {x['high']:+.3f})"
+        for name, tasks in paired.items()
+        for task, x in tasks.items()
+    ]
+    return "Paired differences of NLL:\n\n" + "\n".join(lines) + "\n"
+
+
+def _distances(by_distance: Mapping[str, Any]) -> str:
+    cells: dict[tuple[int, int], dict[str, str]] = {}
+    columns = []
+    for system, tasks in by_distance.items():
+        if system == "no_context":
+            continue
+        for task, rows in tasks.items():
+            columns.append(f"{system}, {task}")
+            for row in rows:
+                key = (row["from"], row["to"])
+                text = f"{row['exact_match']:.0%} (n {row['n']})"
+                cells.setdefault(key, {})[columns[-1]] = text
+    lines = [
+        "| distance | " + " | ".join(columns) + " |",
+        "|---|" + "---|" * len(columns),
+    ]
+    for (low, high), row in sorted(cells.items()):
+        figures = " | ".join(row.get(column, "–") for column in columns)
+        lines.append(f"| {low}–{high} | {figures} |")
+    return "\n".join(lines) + "\n"
+
+
+def _served(results: Mapping[str, Any]) -> str:
+    ttft, spread = results["ttft_seconds"], results["ttft_range_seconds"]
+    lines = [
+        "| | shared prefill | one prefill per model |",
+        "|---|---|---|",
+    ]
+    rows = {
+        "contexts prefilled": [str(results["prefills"][s]) for s in ttft],
+        "prompt tokens computed": [str(results["prefilled_tokens"][s]) for s in ttft],
+        "time to first token, median (range), s": [
+            f"{ttft[s]:.2f} ({spread[s]['min']:.2f}–{spread[s]['max']:.2f})"
+            for s in ttft
+        ],
+    }
+    lines += [f"| {name} | " + " | ".join(row) + " |" for name, row in rows.items()]
+    text = (
+        f"\n{results['served_contexts']} contexts, prompts of up to "
+        f"{results['served_prompt_tokens']} tokens; both systems on this machine, in "
+        "turn, each with a prefix cache. KV moved over TCP on loopback, with "
+        f"checksums: {results['bytes_moved']:,} bytes at "
+        f"{results['transfer_gbps']:.1f} Gbit/s.\n"
+    )
+    return "\n".join(lines) + "\n" + text
+
+
+def _losses(results: Mapping[str, Any]) -> str:
+    accuracy = results["accuracy"]
+    gaps = [
+        f"- Accuracy: on {task}, {row['exact_match']:.1%} exact match against "
+        f"{accuracy['full'][task]['exact_match']:.1%} of the ordinary fine-tune with "
+        "its own prefill, at equal steps."
+        for task, row in accuracy["shared"].items()
+    ]
+    known = (
+        "- A context that only one agent reads: sharing saves no prefill and adds the "
+        "transfer.\n"
+        "- One host: decoders there could share a cache without moving it; this "
+        "version moves it for every request.\n"
+    )
+    return "\n".join(gaps) + "\n" + known

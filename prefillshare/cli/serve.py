@@ -1,0 +1,101 @@
+"""`prefillshare serve {all,router,prefill,decode}`."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import threading
+from typing import Any
+
+from prefillshare.cli.command import Options, Report
+from prefillshare.config import load_config
+from prefillshare.errors import ConfigError, WorkerError
+from prefillshare.report import say
+from prefillshare.serving.settings import ServeSettings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The role, and which decoder a decode worker serves."""
+    parser.add_argument(
+        "role",
+        choices=("all", "router", "prefill", "decode"),
+        help="all: every process of the configuration",
+    )
+    parser.add_argument("--decoder", metavar="NAME", help="for the role `decode`")
+
+
+def run(options: Options) -> Report | None:
+    """Serve until SIGINT or SIGTERM."""
+    settings = load_config(ServeSettings, options.config, options.overrides)
+    role = options.extra.role
+    if role == "all":
+        _serve_all(settings)
+    else:
+        _serve_role(role, settings, options.extra.decoder)
+    return None
+
+
+def _serve_all(settings: ServeSettings) -> None:
+    from prefillshare.serving.launcher import Cluster
+
+    stopped = threading.Event()
+
+    def stop(*_: Any) -> None:
+        stopped.set()
+
+    previous = {
+        number: signal.signal(number, stop)
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        _watch(settings, stopped, Cluster)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _watch(
+    settings: ServeSettings, stopped: threading.Event, cluster_type: Any
+) -> None:
+    with cluster_type(settings, stopped) as cluster:
+        if stopped.is_set():
+            return
+        names = ", ".join(d.name for d in settings.decoders)
+        say(f"serving {names} at {cluster.url}/v1 (Ctrl-C stops)")
+        told: set[str] = set()
+        while not stopped.wait(1.0):
+            ended = cluster.check()
+            for sentence in ended:
+                if sentence not in told:
+                    say(f"{sentence}; requests that need it fail")
+                    told.add(sentence)
+            if len(ended) == len(cluster.roles):
+                raise WorkerError("every process has ended; what they printed says why")
+
+
+def _serve_role(role: str, settings: ServeSettings, decoder: str | None) -> None:
+    from prefillshare.serving.worker import serve_app
+
+    if role == "router":
+        from prefillshare.serving.api import router_app
+
+        app = router_app(settings)
+    elif role == "prefill":
+        from prefillshare.serving.prefill import prefill_app
+
+        app = prefill_app(settings)
+    else:
+        from prefillshare.serving.decode import decode_app
+
+        app = decode_app(settings, _known(settings, decoder))
+    serve_app(app, role, settings.host, settings.port)
+
+
+def _known(settings: ServeSettings, decoder: str | None) -> str:
+    names = [d.name for d in settings.decoders]
+    if decoder not in names:
+        raise ConfigError(
+            f"--decoder {decoder} is not in the configuration, which has "
+            f"{', '.join(names)}"
+        )
+    return decoder

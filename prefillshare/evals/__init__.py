@@ -1,0 +1,1 @@
+"""What trained decoders are worth."""

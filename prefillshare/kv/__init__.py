@@ -1,0 +1,1 @@
+"""What a KV cache is: identity, layout, tensors, blocks, prefix index."""

@@ -1,0 +1,1 @@
+"""Who makes a KV cache and who reads it."""

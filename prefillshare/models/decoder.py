@@ -1,0 +1,174 @@
+"""Decode modules: LoRA over the base's weights, generating from a given cache."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import DynamicCache, PreTrainedModel
+
+from prefillshare.errors import CheckpointError, IdentityError
+from prefillshare.kv.cache import KVCache
+from prefillshare.kv.identity import ModelId
+from prefillshare.models.loading import freeze, share_weights
+from prefillshare.models.prompt import Boundary
+
+RECORD_FILE = "prefillshare.json"
+Prefill = Literal["shared", "own"]
+
+
+@dataclass(frozen=True)
+class DecoderRecord:
+    """What a decoder was trained for: kept beside its weights.
+
+    Attributes:
+        model_id: digest of the prefill module (and base weights) it was trained on.
+        prefill: whose cache it reads: the frozen module's, or its own.
+        boundary: where the prefill module stops reading.
+        suffix: the agent suffix that the router appends.
+        kv_formats: the formats it was evaluated on, as `KVFormat.to_dict`.
+    """
+
+    name: str
+    model_id: str
+    prefill: Prefill
+    boundary: Boundary
+    suffix: str
+    kv_formats: tuple[dict[str, Any], ...] = field(default=())
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Read the record of a saved decoder.
+
+        Raises:
+            CheckpointError: it is missing or not what this version writes.
+        """
+        path = directory / RECORD_FILE
+        try:
+            fields = json.loads(path.read_text())
+            fields["kv_formats"] = tuple(fields["kv_formats"])
+            return cls(**fields)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{path} is not a decoder record ({error}); give a directory that "
+                "`prefillshare train` wrote"
+            ) from error
+
+    def require_base(self, base: ModelId) -> None:
+        """Raise `IdentityError` unless the decoder was trained on `base`."""
+        base.require(ModelId(self.model_id), f"decoder {self.name!r}")
+
+    def require_prefill(self, prefill: Prefill) -> None:
+        """Raise `IdentityError` unless the decoder reads caches of this kind."""
+        if self.prefill != prefill:
+            raise IdentityError(
+                f"decoder {self.name!r} was trained on its {self.prefill!r} prefill "
+                f"and cannot be served with {prefill!r}; train one that can"
+            )
+
+
+class Decoder:
+    """Generates from a cache that a prefill module left."""
+
+    def __init__(self, model: Any, record: DecoderRecord) -> None:
+        self.model = model
+        self.record = record
+
+    @classmethod
+    def create(
+        cls, base: PreTrainedModel, record: DecoderRecord, lora: LoraConfig
+    ) -> Self:
+        """A fresh LoRA decoder over `base`, whose weights it shares."""
+        with _peft_warnings_ignored():
+            return cls(get_peft_model(share_weights(base), lora), record)
+
+    @classmethod
+    def load(cls, directory: Path, base: PreTrainedModel, base_id: ModelId) -> Self:
+        """A saved decoder over `base`.
+
+        Raises:
+            IdentityError: it was trained on another prefill module.
+            CheckpointError: the directory holds no decoder.
+        """
+        record = DecoderRecord.load(directory)
+        record.require_base(base_id)
+        try:
+            with _peft_warnings_ignored():
+                model = PeftModel.from_pretrained(share_weights(base), str(directory))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"the LoRA weights in {directory} cannot be read: {error}"
+            ) from error
+        freeze(model)
+        return cls(model, record)
+
+    def save(self, directory: Path) -> None:
+        """Write PEFT weights (safetensors) and the record into `directory`."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self.model.save_pretrained(str(directory))
+        text = json.dumps(asdict(self.record), indent=2)
+        (directory / RECORD_FILE).write_text(text + "\n")
+
+    def generate(
+        self,
+        cache: KVCache,
+        remainder: Sequence[int],
+        *,
+        max_tokens: int,
+        stop_ids: frozenset[int],
+        temperature: float = 0.0,
+        seed: int | None = None,
+    ) -> Iterator[int]:
+        """Yield token ids after `remainder`, which follows the tokens of `cache`.
+
+        The first forward pass computes exactly `remainder`; a stop id ends the
+        stream and is yielded last. `temperature` 0 is greedy.
+        """
+        state = cache.to_transformers()
+        sampler = torch.Generator().manual_seed(seed) if seed is not None else None
+        ids = list(remainder)
+        for _ in range(max_tokens):
+            logits = self._step(ids, state)
+            token = _sample(logits, temperature, sampler)
+            yield token
+            if token in stop_ids:
+                return
+            ids = [token]
+
+    @torch.inference_mode()
+    def _step(self, ids: list[int], state: DynamicCache) -> torch.Tensor:
+        """Logits `[vocabulary]` after `ids`; `state` grows by them."""
+        output = self.model(
+            input_ids=torch.tensor([ids], device=self.model.device),
+            past_key_values=state,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: torch.Tensor = output.logits[0, -1]
+        return logits
+
+
+def _sample(
+    logits: torch.Tensor, temperature: float, sampler: torch.Generator | None
+) -> int:
+    if temperature == 0.0:
+        return int(logits.argmax())
+    weights = torch.softmax(logits.double() / temperature, dim=-1)
+    return int(torch.multinomial(weights, 1, generator=sampler))
+
+
+@contextmanager
+def _peft_warnings_ignored() -> Iterator[None]:
+    """PEFT asks transformers for a property that is being renamed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", ".*is_gradient_checkpointing.*", FutureWarning
+        )
+        yield

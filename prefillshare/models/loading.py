@@ -1,0 +1,85 @@
+"""Models and tokenizers from a directory, and copies that share their weights."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from prefillshare.errors import ConfigError
+
+Model = TypeVar("Model", bound=torch.nn.Module)
+
+
+def load_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """A causal language model in `dtype`, in evaluation mode, without gradients."""
+    require_model_directory(directory)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        directory, dtype=dtype, local_files_only=True
+    )
+    return freeze(model)
+
+
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model directory.
+
+    Raises:
+        ConfigError: no model lies there, or it has no chat template.
+    """
+    require_model_directory(directory)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        directory, local_files_only=True
+    )
+    if tokenizer.chat_template is None:
+        raise ConfigError(
+            f"the tokenizer in {directory} has no chat template; add a "
+            "chat_template.jinja: the prompt layout is the prefill module's"
+        )
+    return tokenizer
+
+
+def require_model_directory(directory: Path) -> None:
+    """Raise `ConfigError` unless a saved model lies in `directory`."""
+    if not (directory / "config.json").is_file():
+        raise ConfigError(
+            f"no model in {directory}: config.json is missing; give the directory "
+            "that save_pretrained wrote"
+        )
+
+
+def freeze(model: Model) -> Model:
+    """Evaluation mode, no gradients."""
+    model.eval()
+    model.requires_grad_(False)
+    return model
+
+
+def share_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """A second module tree over the same tensors.
+
+    Adapters injected into the copy leave the original's modules untouched, and no
+    weight is stored twice.
+    """
+    tensors: dict[int, Any] = {
+        id(tensor): tensor
+        for tensor in itertools.chain(model.parameters(), model.buffers())
+    }
+    shared: PreTrainedModel = copy.deepcopy(model, tensors)
+    return shared
+
+
+def model_context_tokens(directory: Path) -> int:
+    """The context window of the model in `directory`, in tokens."""
+    require_model_directory(directory)
+    config = AutoConfig.from_pretrained(directory, local_files_only=True)
+    return int(config.get_text_config().max_position_embeddings)

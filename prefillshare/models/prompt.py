@@ -1,0 +1,87 @@
+"""The canonical prompt layout.
+
+`shared context ‖ transcript so far ‖ agent suffix ‖ generation prompt`, rendered by
+the prefill module's chat template and tokenised once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from transformers import PreTrainedTokenizerBase
+
+from prefillshare.errors import DataError
+
+Boundary = Literal["last_token", "suffix"]
+Message = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A tokenised prompt: the prefill module reads `token_ids[:boundary]`.
+
+    `shared_tokens` are those before the agent suffix: what agents have in common.
+    """
+
+    token_ids: tuple[int, ...]
+    boundary: int
+    shared_tokens: int
+
+    @property
+    def remainder(self) -> tuple[int, ...]:
+        """The tokens that the decoder reads itself, at least one."""
+        return self.token_ids[self.boundary :]
+
+
+def lay_out(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    suffix: str,
+    boundary: Boundary,
+) -> Prompt:
+    """Lay out `messages` (context first, then the transcript) for one agent.
+
+    An empty `suffix` appends no message. With `suffix` placement the boundary is
+    where the rendered prompts of two agents start to differ in tokens, so a
+    tokenizer that merges across the seam moves the boundary back, never past it.
+
+    Raises:
+        DataError: no messages, or a template that renders fewer than two tokens or
+            does not place the suffix last.
+    """
+    if not messages:
+        raise DataError("a prompt needs at least one message, got none")
+    full = list(messages) + ([{"role": "user", "content": suffix}] if suffix else [])
+    ids = _render(tokenizer, full, generation=True)
+    shared = _common_prefix(ids, _render(tokenizer, messages, generation=False))
+    if len(ids) < 2 or shared == 0:
+        raise DataError(
+            f"the chat template rendered {len(ids)} tokens of which {shared} are "
+            "shared; it must render the messages in order and append a generation "
+            "prompt"
+        )
+    last = len(ids) - 1
+    at = last if boundary == "last_token" else min(shared, last)
+    return Prompt(tuple(ids), at, min(shared, last))
+
+
+def _render(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation: bool
+) -> list[int]:
+    text = tokenizer.apply_chat_template(
+        list(messages), tokenize=False, add_generation_prompt=generation
+    )
+    # The template writes its own special tokens.
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    length = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        length += 1
+    return length

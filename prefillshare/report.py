@@ -1,0 +1,93 @@
+"""What commands print: lines, tables and progress, on a terminal and elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+
+class Tick(Protocol):
+    """Called after each step with a short note."""
+
+    def __call__(self, note: str) -> None: ...
+
+
+def say(text: str) -> None:
+    """One plain line on stdout, at once."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table; figures to the right."""
+    drawn = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        drawn.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        drawn.add_row(*row)
+    width = None if sys.stdout.isatty() else 100
+    Console(width=width).print(drawn)
+
+
+@contextmanager
+def progress(title: str, total: int, every: int = 10) -> Iterator[Tick]:
+    """A bar on a terminal; elsewhere a line every `every` steps."""
+    if sys.stdout.isatty():
+        columns = (
+            TextColumn(title),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns) as bar:
+            task = bar.add_task(title, total=total, note="")
+            yield lambda note: bar.update(task, advance=1, note=note)
+        return
+    done = 0
+
+    def tick(note: str) -> None:
+        nonlocal done
+        done += 1
+        if done % every == 0 or done == total:
+            say(f"{title}: {done}/{total} {note}")
+
+    yield tick
+
+
+def accuracy_table(accuracy: dict[str, Any]) -> None:
+    """NLL and exact match by system and task, with 95 % intervals."""
+    rows = [
+        [
+            system,
+            task,
+            f"{figures['nll']:.3f}",
+            "{:.3f} … {:.3f}".format(*figures["ci"]["nll"]),
+            f"{100 * figures['exact_match']:.0f} %",
+            "{:.0f} … {:.0f} %".format(
+                *(100 * x for x in figures["ci"]["exact_match"])
+            ),
+            str(figures["n"]),
+        ]
+        for system, tasks in accuracy.items()
+        for task, figures in tasks.items()
+    ]
+    table(
+        "Accuracy on held-out case files (NLL: nats per response token)",
+        ["system", "task", "NLL", "95 %", "exact match", "95 %", "n"],
+        rows,
+    )

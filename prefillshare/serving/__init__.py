@@ -1,0 +1,1 @@
+"""The daemon: router, prefill worker, decode workers."""

@@ -1,0 +1,208 @@
+"""The router: one prompt laid out, tokenised and prefilled once, then decoded."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import httpx
+
+from prefillshare.errors import (
+    ContextLengthError,
+    DataError,
+    RequestError,
+    UnknownModelError,
+    WorkerError,
+)
+from prefillshare.kv.identity import ModelId
+from prefillshare.models.decoder import DecoderRecord
+from prefillshare.models.loading import load_tokenizer, model_context_tokens
+from prefillshare.models.prompt import Prompt, lay_out
+from prefillshare.serving.client import WorkerClient
+from prefillshare.serving.messages import (
+    DecodeEvent,
+    DecodeFigures,
+    DecodeRequest,
+    PrefillReply,
+    PrefillRequest,
+)
+from prefillshare.serving.openai import ChatRequest
+from prefillshare.serving.settings import ServeSettings
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a stream yields: text, and with the last piece why it ended."""
+
+    text: str
+    finish: str | None = None
+
+
+class Generation:
+    """One accepted request: its prompt, and the counts as they become known."""
+
+    def __init__(
+        self, router: Router, request: ChatRequest, prompt: Prompt, limit: int
+    ):
+        self.request_id = uuid.uuid4().hex
+        self.prompt, self.limit, self.request = prompt, limit, request
+        self.prefill: PrefillReply | None = None
+        self.figures: DecodeFigures | None = None
+        self.completion_tokens = 0
+        self._router = router
+
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens that a prefix cache held."""
+        if self.prefill is not None:
+            return self.prefill.cached_tokens
+        return self.figures.cached_tokens if self.figures else 0
+
+    def decode_request(self, stop_ids: list[int]) -> DecodeRequest:
+        """What the decode worker is asked."""
+        return DecodeRequest(
+            request_id=self.request_id,
+            token_ids=list(self.prompt.token_ids),
+            boundary=self.prompt.boundary,
+            prefill=self.prefill,
+            max_tokens=self.limit,
+            stop_ids=stop_ids,
+            temperature=self.request.temperature,
+            seed=self.request.seed,
+        )
+
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        """Prefill (where shared), then stream the text."""
+        async with aclosing(self._router.generate(self)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+
+class Router:
+    """Knows the tokenizer, the decoders' records and the workers' addresses."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self.settings = settings
+        self.model_id = ModelId.from_directory(settings.model)
+        self.tokenizer = load_tokenizer(settings.model)
+        self.context_tokens = model_context_tokens(settings.model)
+        self.records = {d.name: DecoderRecord.load(d.path) for d in settings.decoders}
+        for record in self.records.values():
+            record.require_base(self.model_id)
+        self.stop_ids = [int(self.tokenizer.eos_token_id)]
+        timeout = httpx.Timeout(settings.request_timeout, connect=5.0)
+        self.prefiller = WorkerClient("prefill worker", settings.prefill_url, timeout)
+        self.decoders = {
+            d.name: WorkerClient(f"decode worker {d.name!r}", d.url, timeout)
+            for d in settings.decoders
+        }
+
+    def accept(self, request: ChatRequest) -> Generation:
+        """Lay out and tokenise the prompt.
+
+        Raises:
+            UnknownModelError: no decoder has that name.
+            ContextLengthError: the prompt leaves no room for the answer.
+            RequestError: the chat template refuses the messages.
+        """
+        record = self.records.get(request.model)
+        if record is None:
+            raise UnknownModelError(
+                f"the model {request.model!r} is not served here; served are "
+                f"{', '.join(sorted(self.records))}"
+            )
+        messages = [m.model_dump() for m in request.messages]
+        try:
+            prompt = lay_out(self.tokenizer, messages, record.suffix, record.boundary)
+        except DataError as error:
+            raise RequestError(str(error)) from error
+        room = self.context_tokens - len(prompt.token_ids)
+        limit = request.token_limit or min(256, max(room, 1))
+        if limit > room:
+            raise ContextLengthError(
+                f"the prompt has {len(prompt.token_ids)} tokens and {limit} more are "
+                f"asked for, but the context is {self.context_tokens}; shorten the "
+                "messages or lower max_tokens"
+            )
+        return Generation(self, request, prompt, limit)
+
+    async def generate(self, generation: Generation) -> AsyncGenerator[Piece, None]:
+        """The text of an accepted request, piece by piece.
+
+        Raises:
+            WorkerError: a worker is dead or failed; what it held is released.
+        """
+        name = generation.request.model
+        if self.records[name].prefill == "shared":
+            generation.prefill = await self._prefill(generation)
+        text = _Detokenizer(self)
+        finish = "length"
+        try:
+            request = generation.decode_request(self.stop_ids)
+            async with aclosing(self.decoders[name].decode(request)) as events:
+                async for event in events:
+                    token = self._token(generation, event)
+                    if token in self.stop_ids:
+                        finish = "stop"
+                    elif token is not None:
+                        yield Piece(text.push(token))
+        finally:
+            if generation.prefill is not None and generation.figures is None:
+                await self._cancel(generation.prefill)
+        yield Piece(text.rest(), finish)
+
+    async def _prefill(self, generation: Generation) -> PrefillReply:
+        request = PrefillRequest(
+            request_id=generation.request_id,
+            model_id=self.model_id.digest,
+            token_ids=list(generation.prompt.token_ids[: generation.prompt.boundary]),
+        )
+        return await self.prefiller.prefill(request)
+
+    async def _cancel(self, reply: PrefillReply) -> None:
+        """Free an export that was perhaps not fetched; its lease ends it otherwise."""
+        try:
+            await self.prefiller.cancel(str(reply.ticket["transfer_id"]))
+        except WorkerError:
+            pass
+
+    @staticmethod
+    def _token(generation: Generation, event: DecodeEvent) -> int | None:
+        if event.error is not None:
+            raise WorkerError(event.error)
+        if event.done is not None:
+            generation.figures = event.done
+            return None
+        generation.completion_tokens += 1
+        return event.token
+
+    async def close(self) -> None:
+        """Close the connections to the workers."""
+        for client in (self.prefiller, *self.decoders.values()):
+            await client.close()
+
+
+class _Detokenizer:
+    """Text as soon as it is whole: a character's last byte may be a token away."""
+
+    def __init__(self, router: Router) -> None:
+        self._decode = router.tokenizer.decode
+        self._ids: list[int] = []
+        self._shown = ""
+
+    def push(self, token: int) -> str:
+        self._ids.append(token)
+        text = self._text()
+        return "" if text.endswith("�") else self._advance(text)
+
+    def rest(self) -> str:
+        return self._advance(self._text())
+
+    def _text(self) -> str:
+        return str(self._decode(self._ids, skip_special_tokens=True))
+
+    def _advance(self, text: str) -> str:
+        fresh, self._shown = text[len(self._shown) :], text
+        return fresh

@@ -1,0 +1,1 @@
+"""How decoders are trained on a shared prefill cache."""

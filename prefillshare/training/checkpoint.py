@@ -1,0 +1,81 @@
+"""Training state on disk: written whole or not at all, read without pickle's code."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from prefillshare.errors import CheckpointError
+
+_WEIGHTS = "adapter.safetensors"
+_STATE = "state.pt"
+
+
+def save_checkpoint(
+    directory: Path, weights: dict[str, torch.Tensor], state: dict[str, Any]
+) -> None:
+    """Replace the checkpoint in `directory` atomically.
+
+    Raises:
+        CheckpointError: it could not be written (a full disk, say); what was there
+            before is still there, and nothing half-written is left.
+    """
+    fresh = directory.with_name(directory.name + ".partial")
+    try:
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        save_file(weights, fresh / _WEIGHTS)
+        torch.save(state, fresh / _STATE)
+        for name in (_WEIGHTS, _STATE):
+            _sync(fresh / name)
+        _swap(fresh, directory)
+    except (OSError, RuntimeError, ValueError) as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise CheckpointError(
+            f"the checkpoint {directory} could not be written: {error}; free space or "
+            "choose another `output`, then start again: training resumes from the "
+            "last whole checkpoint"
+        ) from error
+
+
+def load_checkpoint(
+    directory: Path,
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+    """The weights and state saved in `directory`, or None if there are none.
+
+    Raises:
+        CheckpointError: a checkpoint is there but cannot be read.
+    """
+    old = directory.with_name(directory.name + ".old")
+    if not directory.exists() and old.exists():
+        # The process died between the two renames of `_swap`.
+        old.rename(directory)
+    if not directory.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(directory / _STATE, weights_only=True)
+        return load_file(directory / _WEIGHTS), state
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"the checkpoint {directory} cannot be read: {error}; delete it to start "
+            "over"
+        ) from error
+
+
+def _swap(fresh: Path, directory: Path) -> None:
+    old = directory.with_name(directory.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if directory.exists():
+        directory.rename(old)
+    fresh.rename(directory)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
