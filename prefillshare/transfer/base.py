@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import itertools
 import logging
 import re
 import secrets
@@ -19,8 +20,6 @@ from prefillshare.transfer.wire import (
     check_shape,
     flat,
 )
-
-_MAX_HOST_CHARS = 255
 
 _log = logging.getLogger(__name__)
 
@@ -50,8 +49,8 @@ class Ticket:
         for name, size in sizes.items():
             if not re.fullmatch(f"[0-9a-f]{{{2 * size}}}", getattr(self, name)):
                 raise ValueError(f"ticket: {name} must be {2 * size} hex digits")
-        if not 1 <= len(self.host) <= _MAX_HOST_CHARS:
-            raise ValueError(f"ticket: host must have 1..{_MAX_HOST_CHARS} characters")
+        if not 1 <= len(self.host) <= 255:
+            raise ValueError("ticket: host must have 1..255 characters")
         if not 1 <= self.port <= 65535:
             raise ValueError(f"ticket: port is {self.port}, must be within 1..65535")
         check_shape(self.blocks, self.bytes_per_block, self.slice_bytes)
@@ -76,10 +75,8 @@ class Ticket:
         """Return the targets as flat bytes; `ValueError` unless they fit exactly."""
         views = flat(into)
         if (len(views), views[0].nbytes) != (self.blocks, self.bytes_per_block):
-            raise ValueError(
-                f"{len(views)} targets of {views[0].nbytes} bytes for "
-                f"{self.blocks} blocks of {self.bytes_per_block}"
-            )
+            expected = f"{self.blocks} of {self.bytes_per_block} bytes"
+            raise ValueError(f"{len(views)} targets do not fit, expected {expected}")
         if any(view.readonly for view in views):
             raise ValueError("a target is read-only")
         return views
@@ -160,7 +157,7 @@ class Lease:
     slice_bytes: int
     release: Callable[[], None]
     deadline: float
-    readers: list[Callable[[], None]] = field(default_factory=list)
+    readers: dict[int, Callable[[], None]] = field(default_factory=dict)
     live: bool = True
     released: bool = False
 
@@ -168,8 +165,7 @@ class Lease:
 class ExportTable:
     """Exports by transfer id, with one thread that withdraws the expired ones.
 
-    `lease_seconds` is measured by `clock` (seconds). Raises `ConfigError` for a
-    lease that is not positive or not finite.
+    `clock` measures the lease (seconds), `ConfigError` if that is not above 0.
     """
 
     def __init__(
@@ -182,6 +178,7 @@ class ExportTable:
         self._changed = threading.Condition()
         self._leases: dict[bytes, Lease] = {}
         self._closed = False
+        self._turns = itertools.count()
         self._reaper = threading.Thread(target=self._reap, name="kv-reap", daemon=True)
         self._reaper.start()
 
@@ -194,8 +191,7 @@ class ExportTable:
     ) -> Ticket:
         """Start a lease and return its ticket; see `Exporter.export` for errors."""
         views = flat(blocks)
-        size = views[0].nbytes
-        step = min(slice_bytes, size)
+        step = min(slice_bytes, size := views[0].nbytes)
         check_shape(len(views), size, step)
         with self._changed:
             if self._closed:
@@ -210,34 +206,39 @@ class ExportTable:
             )
             self._leases[lease.transfer_id] = lease
             self._changed.notify_all()
-        key, secret = lease.transfer_id.hex(), lease.capability.hex()
-        return Ticket(key, secret, *address, len(views), size, step)
+        names = lease.transfer_id.hex(), lease.capability.hex()
+        return Ticket(*names, *address, len(views), size, step)
+
+    def turn(self) -> int:
+        """Number a fetch, at the time it arrives."""
+        return next(self._turns)
 
     def enter(
-        self, transfer_id: bytes, capability: bytes, abort: Callable[[], None]
+        self, key: bytes, capability: bytes, turn: int, abort: Callable[[], None]
     ) -> Lease:
-        """Begin to read an export; `abort` will be called to end the reading early.
+        """Begin to read; `abort` must end the reading early, and must not block.
 
         Every call is paired with `leave`. Raises `TransferRefused`, with one text for
         all reasons, so that a stranger cannot learn which transfers exist.
         """
         with self._changed:
-            lease = self._leases.get(transfer_id)
+            lease = self._leases.get(key)
             known = lease.capability if lease else bytes(CAPABILITY_BYTES)
-            allowed = hmac.compare_digest(known, capability)
-            if lease is None or not allowed or self._clock() >= lease.deadline:
+            same = hmac.compare_digest(known, capability)
+            if not (lease and same) or self._clock() >= lease.deadline:
                 raise TransferRefused("transfer unknown or over, or wrong capability")
-            earlier = list(lease.readers)
-            lease.readers.append(abort)
-        # A fetcher that tries again may come before its lost connection is noticed.
-        for end in earlier:
-            end()
-        return lease
+            # A retry may come before its lost predecessor is noticed, or served.
+            if any(other > turn for other in lease.readers):
+                raise TransferRefused("a later fetch of it is under way")
+            for end in lease.readers.values():
+                end()
+            lease.readers[turn] = abort
+            return lease
 
-    def leave(self, lease: Lease, abort: Callable[[], None]) -> None:
+    def leave(self, lease: Lease, turn: int) -> None:
         """End the reading that `enter` began."""
         with self._changed:
-            lease.readers.remove(abort)
+            del lease.readers[turn]
         self._release_if_due(lease)
 
     def withdraw(self, lease: Lease) -> None:
@@ -245,9 +246,8 @@ class ExportTable:
         with self._changed:
             lease.live = False
             self._leases.pop(lease.transfer_id, None)
-            readers = list(lease.readers)
-        for end in readers:
-            end()
+            for end in lease.readers.values():
+                end()
         self._release_if_due(lease)
 
     def cancel(self, transfer_id: str) -> None:
@@ -292,8 +292,8 @@ class ExportTable:
                     if due := [lease for lease in leases if lease.deadline <= now]:
                         break
                     # All leases are equally long: the oldest is the next to expire.
-                    oldest = next(iter(leases), None)
-                    self._changed.wait(oldest.deadline - now if oldest else None)
+                    until = next((lease.deadline - now for lease in leases), None)
+                    self._changed.wait(until)
                 else:
                     return
             for lease in due:

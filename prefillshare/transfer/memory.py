@@ -149,16 +149,17 @@ class MemoryImporter:
             raise TransferBroken(f"{ticket.host}:{ticket.port}: nothing listens there")
         if fault is Fault.TIMEOUT:
             raise TransferTimeout(f"scripted: nothing arrived within {timeout} s")
-        aborted = threading.Event()
+        aborted, turn = threading.Event(), exporter.table.turn()
         lease = exporter.table.enter(
             bytes.fromhex(ticket.transfer_id),
             bytes.fromhex(ticket.capability),
+            turn,
             aborted.set,
         )
         try:
             self._copy(exporter, lease.blocks, views, ticket, aborted, fault)
         finally:
-            exporter.table.leave(lease, aborted.set)
+            exporter.table.leave(lease, turn)
         seconds = time.monotonic() - begin
         if seconds > timeout:
             raise TransferTimeout(f"{seconds:.3f} s passed, {timeout} s were allowed")

@@ -105,9 +105,8 @@ class TcpExporter:
         self._connections: dict[threading.Thread, socket.socket] = {}
         self._closed = threading.Event()
         self._bytes_sent = 0
-        self._acceptor = threading.Thread(
-            target=self._accept, name="kv-accept", daemon=True
-        )
+        self._acceptor = threading.Thread(target=self._accept, name="kv-accept")
+        self._acceptor.daemon = True
         self._acceptor.start()
 
     @property
@@ -157,7 +156,9 @@ class TcpExporter:
                 _log.warning("accept failed: %s", error)
                 continue
             thread = threading.Thread(
-                target=self._run, args=(sock,), name="kv-serve", daemon=True
+                target=self._run,
+                args=(sock, self._table.turn()),
+                daemon=True,
             )
             with self._lock:
                 if self._closed.is_set():
@@ -166,24 +167,24 @@ class TcpExporter:
                 self._connections[thread] = sock
                 thread.start()
 
-    def _run(self, sock: socket.socket) -> None:
+    def _run(self, sock: socket.socket, turn: int) -> None:
         try:
             with contextlib.suppress(OSError, TransferBroken):
-                self._serve(sock)
+                self._serve(sock, turn)
         finally:
             with self._lock:
                 sock.close()
                 self._connections.pop(threading.current_thread(), None)
             self._slots.release()
 
-    def _serve(self, sock: socket.socket) -> None:
+    def _serve(self, sock: socket.socket, turn: int) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        abort = partial(_shut, sock)
         try:
             hello = read_frame(receiver(sock, time.monotonic() + HELLO_SECONDS))
             if not isinstance(hello, Hello):
                 raise TransferIntegrityError(f"expected HELLO, got {hello}")
-            lease = self._table.enter(hello.transfer_id, hello.capability, abort)
+            key, abort = hello.transfer_id, partial(_shut, sock)
+            lease = self._table.enter(key, hello.capability, turn, abort)
         except (TransferRefused, TransferIntegrityError) as error:
             refused = isinstance(error, TransferRefused)
             code = ErrorCode.REFUSED if refused else ErrorCode.PROTOCOL
@@ -194,10 +195,10 @@ class TcpExporter:
             self._send(sock, lease)
             done = isinstance(read_frame(sock.recv_into), Done)
         except TransferIntegrityError as error:
-            _log.warning("transfer %s: %s", hello.transfer_id.hex(), error)
+            _log.warning("transfer %s: %s", key.hex(), error)
             done = False
         finally:
-            self._table.leave(lease, abort)
+            self._table.leave(lease, turn)
         if done:
             self._table.withdraw(lease)
 

@@ -18,7 +18,13 @@ from prefillshare.errors import (
     TransferIntegrityError,
     TransferRefused,
 )
-from prefillshare.transfer.base import Exporter, Importer, Ticket, TransferStats
+from prefillshare.transfer.base import (
+    Exporter,
+    ExportTable,
+    Importer,
+    Ticket,
+    TransferStats,
+)
 from prefillshare.transfer.memory import Fault, MemoryExporter, MemoryNetwork
 from prefillshare.transfer.tcp import TcpExporter, TcpImporter
 
@@ -263,3 +269,20 @@ def test_malformed_ticket_is_a_value_error(change: dict[str, object]) -> None:
         Ticket.from_dict(good.to_dict() | change)
     with pytest.raises(ValueError, match="missing"):
         Ticket.from_dict({})
+
+
+def test_an_abandoned_fetch_does_not_end_a_later_one() -> None:
+    table = ExportTable(60.0)
+    ticket = table.add([memoryview(b"a")], lambda: None, ("memory", 1), 1)
+    names = bytes.fromhex(ticket.transfer_id), bytes.fromhex(ticket.capability)
+    first, second, third = (table.turn() for _ in range(3))
+    ended: list[int] = []
+    lease = table.enter(*names, second, lambda: ended.append(second))
+    with pytest.raises(TransferRefused, match="later"):
+        table.enter(*names, first, lambda: ended.append(first))
+    assert not ended
+    table.enter(*names, third, lambda: ended.append(third))
+    assert ended == [second]
+    table.leave(lease, second)
+    table.leave(lease, third)
+    table.close()
