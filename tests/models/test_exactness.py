@@ -15,7 +15,7 @@ from prefillshare.kv.layout import KVFormat
 from prefillshare.models.prefill import PrefillModule
 from tests.conftest import make_decoder
 
-TOKENS = [random.Random(0).randrange(4, 260) for _ in range(53)]
+TOKENS = random.Random(0).choices(range(4, 260), k=53)
 BAND = 1e-10
 NO_STOP: frozenset[int] = frozenset()
 
