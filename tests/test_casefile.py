@@ -32,7 +32,7 @@ def test_splits_share_no_order_and_no_surname() -> None:
     seen: dict[str, set[object]] = {"train": set(), "test": set()}
     for split in ("train", "test"):
         for seed in range(40):
-            case = generate(split, seed, records=20, questions=20)  # type: ignore[arg-type]
+            case = generate(split, seed, records=20, questions=20)
             for question in case.questions:
                 surname = question.record.customer.split()[1]
                 seen[split] |= {question.record.number, surname}

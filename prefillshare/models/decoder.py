@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any, Literal, Self
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from transformers import DynamicCache, PreTrainedModel
 
 from prefillshare.errors import CheckpointError, IdentityError
@@ -110,11 +112,27 @@ class Decoder:
         return cls(model, record)
 
     def save(self, directory: Path) -> None:
-        """Write PEFT weights (safetensors) and the record into `directory`."""
-        directory.mkdir(parents=True, exist_ok=True)
-        self.model.save_pretrained(str(directory))
-        text = json.dumps(asdict(self.record), indent=2)
-        (directory / RECORD_FILE).write_text(text + "\n")
+        """Write PEFT weights (safetensors) and the record into `directory`.
+
+        Raises:
+            CheckpointError: it could not be written; nothing half-written is left.
+        """
+        fresh = directory.with_name(directory.name + ".partial")
+        try:
+            shutil.rmtree(fresh, ignore_errors=True)
+            fresh.mkdir(parents=True)
+            self.model.save_pretrained(str(fresh))
+            text = json.dumps(asdict(self.record), indent=2)
+            (fresh / RECORD_FILE).write_text(text + "\n")
+            if directory.exists():
+                shutil.rmtree(directory)
+            fresh.rename(directory)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise CheckpointError(
+                f"the decoder {directory} could not be written: {error}; free space "
+                "or choose another `output`, then start again"
+            ) from error
 
     def generate(
         self,

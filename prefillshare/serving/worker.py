@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import logging
 import os
 import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -29,6 +30,8 @@ from prefillshare.serving.messages import TOKEN_VARIABLE
 
 T = TypeVar("T")
 
+_log = logging.getLogger(__name__)
+
 _STATUS = ((RequestError, 400), (IdentityError, 409), (CapacityError, 503))
 
 
@@ -43,8 +46,8 @@ class ComputeThread:
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
     def submit(self, call: Callable[[], None]) -> None:
-        """Queue `call` without waiting for it."""
-        self._pool.submit(call)
+        """Queue `call` without waiting for it; a failure is logged."""
+        self._pool.submit(call).add_done_callback(_log_failure)
 
     def close(self) -> None:
         """Finish what is queued and end the thread."""
@@ -119,3 +122,9 @@ def _follow_launcher(server: uvicorn.Server) -> None:
 def _limit_threads(threads: int) -> None:
     if threads:
         torch.set_num_threads(threads)
+
+
+def _log_failure(done: Future[None]) -> None:
+    error = None if done.cancelled() else done.exception()
+    if error is not None:
+        _log.error("a queued call failed", exc_info=error)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from prefillshare.errors import CheckpointError
@@ -34,7 +35,7 @@ def save_checkpoint(
         for name in (_WEIGHTS, _STATE):
             _sync(fresh / name)
         _swap(fresh, directory)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         shutil.rmtree(fresh, ignore_errors=True)
         raise CheckpointError(
             f"the checkpoint {directory} could not be written: {error}; free space or "
@@ -60,7 +61,7 @@ def load_checkpoint(
     try:
         state: dict[str, Any] = torch.load(directory / _STATE, weights_only=True)
         return load_file(directory / _WEIGHTS), state
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise CheckpointError(
             f"the checkpoint {directory} cannot be read: {error}; delete it to start "
             "over"

@@ -117,7 +117,7 @@ class Trainer:
                 f"the loss is {loss.item()} at step {self.step}; lower learning_rate "
                 f"(now {settings.learning_rate}) or use a wider dtype"
             )
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         self._average_gradients()
         torch.nn.utils.clip_grad_norm_(self.trained, settings.max_grad_norm)
         self.optimizer.step()

@@ -96,3 +96,22 @@ def test_identity_sees_weights_template_and_rope_but_not_shards(tmp_path: Path) 
     config["rope_parameters"]["rope_theta"] *= 2
     (one / "config.json").write_text(json.dumps(config))
     assert ModelId.from_directory(one) != first
+
+
+def test_a_full_disk_leaves_the_old_decoder_whole(
+    tiny_model: PreTrainedModel,
+    tiny_id: ModelId,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoder = make_decoder(tiny_model, tiny_id)
+    decoder.save(tmp_path / "decoder")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(decoder.model, "save_pretrained", full)
+    with pytest.raises(CheckpointError, match="No space left.*free space"):
+        decoder.save(tmp_path / "decoder")
+    assert [p.name for p in tmp_path.iterdir()] == ["decoder"]
+    assert Decoder.load(tmp_path / "decoder", tiny_model, tiny_id).record

@@ -18,13 +18,13 @@ def test_layout_and_boundaries() -> None:
     tokenizer = tiny_tokenizer()
     last = lay_out(tokenizer, MESSAGES, "you ship", "last_token")
     suffix = lay_out(tokenizer, MESSAGES, "you ship", "suffix")
-    text = tokenizer.decode(last.token_ids)
+    text = tokenizer.decode(list(last.token_ids))
     expected = "<|system|>the context<|end|><|user|>do it<|end|>"
     assert text == expected + "<|user|>you ship<|end|><|assistant|>"
     assert last.token_ids == suffix.token_ids
-    assert tokenizer.decode(last.remainder) == "<|assistant|>"
+    assert tokenizer.decode(list(last.remainder)) == "<|assistant|>"
     # The suffix's role token is the first that two agents could differ in.
-    assert tokenizer.decode(suffix.token_ids[: suffix.boundary]) == expected
+    assert tokenizer.decode(list(suffix.token_ids[: suffix.boundary])) == expected
 
 
 def test_two_agents_share_all_before_their_suffixes() -> None:

@@ -88,7 +88,7 @@ def expected_text(
     decoder = Decoder.load(path, model, model_id)
     prompt = lay_out(
         tokenizer,
-        [{"role": m["role"], "content": str(m["content"])} for m in MESSAGES],  # type: ignore[typeddict-item]
+        [{"role": m["role"], "content": str(m["content"])} for m in MESSAGES],
         SUFFIXES[name],
         decoder.record.boundary,
     )

@@ -60,9 +60,8 @@ def test_own_prefill_equals_one_plain_forward(
     decoder = make_decoder(tiny_model, tiny_id)
     trained = [p for p in decoder.model.parameters() if p.requires_grad]
     group = group_of("last_token")
-    score_group(
-        decoder.model, decoder.model, group, train_prefill=True
-    ).loss().backward()
+    scores = score_group(decoder.model, decoder.model, group, train_prefill=True)
+    torch.autograd.backward(scores.loss())
     ours = [p.grad.clone() for p in trained if p.grad is not None]
     for parameter in trained:
         parameter.grad = None
@@ -76,7 +75,7 @@ def test_own_prefill_equals_one_plain_forward(
                 logits[start - 1 : -1], torch.tensor(e.response), reduction="none"
             )
         )
-    torch.cat(losses).mean().backward()
+    torch.autograd.backward(torch.cat(losses).mean())
     assert len(ours) == len(trained)
     for mine, parameter in zip(ours, trained, strict=True):
         torch.testing.assert_close(mine, parameter.grad, rtol=0, atol=1e-9)

@@ -1,0 +1,34 @@
+"""`prefillshare demo --quick` from end to end, and what its figures must satisfy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prefillshare.cli import main
+
+
+@pytest.mark.timeout(300)
+def test_quick_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.json"
+    fewer = ["--set", "serving={contexts: 2, records: 8, max_tokens: 4}"]
+    assert main(["demo", "--quick", "--json", str(out), *fewer]) == 0
+    results = json.loads(out.read_text())["results"]
+    for system in ("base", "full", "naive", "shared"):
+        for task in ("shipping", "invoicing"):
+            figures = results["accuracy"][system][task]
+            assert figures["n"] == 16
+            low, high = figures["ci"]["nll"]
+            assert low <= figures["nll"] <= high
+            assert 0 <= figures["exact_match"] <= 1
+    for task in ("shipping", "invoicing"):
+        assert results["paired"]["naive_minus_shared"][task]["low"] > 0
+    # Two agents over two contexts: one prefill a context, against one a model.
+    assert results["prefills"] == {"shared": 2, "own": 4}
+    assert results["prefilled_tokens"]["shared"] < results["prefilled_tokens"]["own"]
+    assert set(results["ttft_seconds"]) == {"shared", "own"}
+    assert results["bytes_moved"] > 0
+    assert results["transfer_gbps"] > 0
+    assert "measured in this run" in capsys.readouterr().out
