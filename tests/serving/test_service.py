@@ -165,6 +165,21 @@ def test_counts_of_cached_computed_and_moved(
     )
 
 
+def test_a_client_that_leaves_frees_everything(
+    client: openai.OpenAI, cluster: Cluster, decoders: dict[str, Path]
+) -> None:
+    stream = client.chat.completions.create(
+        model="shipping", messages=MESSAGES, max_tokens=2000, stream=True
+    )
+    assert next(iter(stream)).choices
+    stream.close()
+    # The decode worker takes one request at a time: an answer means that it let go.
+    client.chat.completions.create(model="shipping", messages=MESSAGES, max_tokens=1)
+    stats = httpx.get(f"{cluster.url}/stats", trust_env=False).json()["prefill"]
+    total = serve_settings(Path(), decoders).prefill_blocks
+    assert stats["free_blocks"] + stats["indexed_blocks"] == total
+
+
 def test_models_are_listed(client: openai.OpenAI) -> None:
     assert {m.id for m in client.models.list()} == {"shipping", "invoicing", "alone"}
 
