@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -23,61 +17,7 @@ from prefillshare.models.loading import load_tokenizer
 from prefillshare.models.prefill import PrefillModule
 from prefillshare.models.prompt import lay_out
 from prefillshare.serving.launcher import Cluster
-from prefillshare.serving.settings import DecoderSettings, ServeSettings
-from tests.conftest import make_decoder
-
-CONTEXT = "order 417: item lamp, town Lyon, quantity 3, price 12. " * 4
-MESSAGES: list[ChatCompletionMessageParam] = [
-    {"role": "system", "content": CONTEXT},
-    {"role": "user", "content": "Process order 417."},
-]
-SUFFIXES = {"shipping": "you ship", "invoicing": "you bill", "alone": "you check"}
-LIMIT = 24
-ONE = b'{"model": "shipping", "messages": [{"role": "user", "content": "x"}], %s}'
-
-
-@pytest.fixture(scope="module")
-def decoders(
-    tiny_model: PreTrainedModel,
-    tiny_id: ModelId,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> dict[str, Path]:
-    """Two decoders on the shared prefill (one per boundary) and one on its own."""
-    folder = tmp_path_factory.mktemp("decoders")
-    made = {
-        "shipping": make_decoder(tiny_model, tiny_id, suffix="you ship", seed=1),
-        "invoicing": make_decoder(
-            tiny_model, tiny_id, suffix="you bill", seed=2, boundary="suffix"
-        ),
-        "alone": make_decoder(
-            tiny_model, tiny_id, suffix="you check", seed=3, prefill="own"
-        ),
-    }
-    for name, decoder in made.items():
-        decoder.save(folder / name)
-    return {name: folder / name for name in made}
-
-
-def serve_settings(directory: Path, decoders: dict[str, Path]) -> ServeSettings:
-    return ServeSettings(
-        model=directory,
-        decoders=[DecoderSettings(name=n, path=p) for n, p in decoders.items()],
-        port=0,
-        dtype="float64",
-        threads=1,
-    )
-
-
-@pytest.fixture(scope="module")
-def cluster(tiny_directory: Path, decoders: dict[str, Path]) -> Iterator[Cluster]:
-    with Cluster(serve_settings(tiny_directory, decoders)) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(cluster: Cluster) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{cluster.url}/v1", api_key="none") as client:
-        yield client
+from tests.serving.service import LIMIT, MESSAGES, ONE, SUFFIXES, serve_settings
 
 
 def expected_text(
@@ -226,78 +166,3 @@ def test_workers_refuse_callers_without_the_token(cluster: Cluster) -> None:
     for role in cluster.roles[:-1]:
         response = httpx.get(f"{role.url}/stats", trust_env=False)
         assert response.status_code == 401
-
-
-def test_a_dead_prefill_worker_is_an_error_and_nothing_is_left_behind(
-    tiny_directory: Path, decoders: dict[str, Path]
-) -> None:
-    chosen = {name: decoders[name] for name in ("shipping", "alone")}
-    with Cluster(serve_settings(tiny_directory, chosen)) as running:
-        prefill = next(r for r in running.roles if r.name == "prefill worker")
-        os.killpg(prefill.process.pid, signal.SIGKILL)
-        prefill.process.wait(10)
-        with openai.OpenAI(
-            base_url=f"{running.url}/v1", api_key="none", max_retries=0
-        ) as client:
-            with pytest.raises(openai.InternalServerError, match="prefill worker"):
-                client.chat.completions.create(model="shipping", messages=MESSAGES)
-            # What does not need it goes on.
-            answer = client.chat.completions.create(
-                model="alone", messages=MESSAGES, max_tokens=2
-            )
-            assert answer.usage is not None
-        assert any("prefill worker" in sentence for sentence in running.check())
-        ports = [role.url for role in running.roles]
-    assert all(role.process.poll() is not None for role in running.roles)
-    for url in ports:
-        with pytest.raises(httpx.ConnectError):
-            httpx.get(f"{url}/health", trust_env=False)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_serve_all_ends_with_all_its_processes(
-    tiny_directory: Path,
-    decoders: dict[str, Path],
-    tmp_path: Path,
-    number: signal.Signals,
-) -> None:
-    """SIGKILL too: workers notice that their launcher is gone."""
-    config = tmp_path / "serve.yaml"
-    chosen = {"shipping": decoders["shipping"]}
-    config.write_text(serve_settings(tiny_directory, chosen).model_dump_json())
-    process = subprocess.Popen(
-        [sys.executable, "-m", "prefillshare", "serve", "all", "--config", str(config)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-    )
-    assert process.stdout is not None
-    with process.stdout:
-        line = process.stdout.readline()
-        assert "serving shipping at http://127.0.0.1:" in line
-        children = children_of(process.pid)
-        assert len(children) == 3
-        process.send_signal(number)
-        status = process.wait(30)
-    assert status == (0 if number != signal.SIGKILL else -signal.SIGKILL)
-    deadline = time.monotonic() + 30
-    while any(is_running(pid) for pid in children):
-        assert time.monotonic() < deadline, "a worker outlived its launcher"
-        os.sched_yield()
-    if number != signal.SIGKILL:
-        assert [p.name for p in tmp_path.iterdir()] == ["serve.yaml"]
-
-
-def children_of(pid: int) -> list[int]:
-    return [
-        int(child)
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    ]
-
-
-def is_running(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rsplit(")", 1)[1].split()[0] != "Z"
