@@ -13,9 +13,12 @@ from prefillshare.cli import main
 @pytest.mark.timeout(300)
 def test_quick_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.json"
-    fewer = ["--set", "serving={contexts: 2, records: 8, max_tokens: 4}"]
+    fewer = ["--set", "serving.contexts=2", "--set", "serving.max_tokens=4"]
     assert main(["demo", "--quick", "--json", str(out), *fewer]) == 0
-    results = json.loads(out.read_text())["results"]
+    written = json.loads(out.read_text())
+    results = written["results"]
+    # What was not overridden is the preset's, not the default.
+    assert written["config"]["serving"]["records"] == 12
     for system in ("base", "full", "naive", "shared"):
         for task in ("shipping", "invoicing"):
             figures = results["accuracy"][system][task]

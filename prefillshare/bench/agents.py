@@ -97,17 +97,22 @@ class AgentSession:
         self._http.close()
 
 
+def warm_up(
+    systems: dict[str, AgentSession], agents: Sequence[str], case: Case
+) -> None:
+    """Every worker's first request, which no figure counts."""
+    for session in systems.values():
+        for agent in agents:
+            session.ask(agent, messages_of(case, case.questions[0]), 2)
+
+
 def measure(
     systems: dict[str, AgentSession],
     agents: Sequence[str],
     cases: Sequence[Case],
-    warm_up: Case,
     max_tokens: int,
 ) -> dict[str, SystemFigures]:
     """Put every case to every agent, the systems in turn; the order alternates."""
-    for session in systems.values():
-        for agent in agents:
-            session.ask(agent, messages_of(warm_up, warm_up.questions[0]), 2)
     figures = {name: SystemFigures() for name in systems}
     for i, case in enumerate(cases):
         names = list(systems) if i % 2 == 0 else list(reversed(systems))

@@ -91,8 +91,6 @@ def _distances(by_distance: Mapping[str, Any]) -> str:
     cells: dict[tuple[int, int], dict[str, str]] = {}
     columns = []
     for system, tasks in by_distance.items():
-        if system == "no_context":
-            continue
         for task, rows in tasks.items():
             columns.append(f"{system}, {task}")
             for row in rows:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from prefillshare.bench.agents import AgentSession, SystemFigures, measure
+from prefillshare.bench.agents import AgentSession, SystemFigures, measure, warm_up
 from prefillshare.config import Config
 from prefillshare.evals.comparison import (
     Accuracy,
@@ -27,7 +27,7 @@ from prefillshare.evals.comparison import (
 from prefillshare.report import progress, say
 from prefillshare.serving.launcher import Cluster
 from prefillshare.serving.settings import DecoderSettings, ServeSettings
-from prefillshare.tasks.casefile import generate
+from prefillshare.tasks.casefile import Case, generate
 from prefillshare.training.settings import DataSettings, TrainSettings
 
 AGENTS: tuple[Literal["shipping", "invoicing"], ...] = ("shipping", "invoicing")
@@ -115,17 +115,19 @@ class Spine:
                 stack.callback(session.close)
                 sessions[prefill] = session
             say("both systems are up: shared prefill, and one prefill per model")
+            unmeasured, *cases = self._cases()
+            warm_up(sessions, AGENTS, unmeasured)
             before = sessions["shared"].stats()
-            figures = self._measure(sessions)
+            figures = measure(sessions, AGENTS, cases, self.settings.serving.max_tokens)
             return serving_results(figures, before, sessions["shared"].stats())
 
-    def _measure(self, sessions: dict[str, AgentSession]) -> dict[str, SystemFigures]:
+    def _cases(self) -> list[Case]:
+        """One case to warm up with, and those that are measured."""
         serving = self.settings.serving
-        cases = [
+        return [
             generate("test", serving.seed + i, records=serving.records, questions=1)
             for i in range(serving.contexts + 1)
         ]
-        return measure(sessions, AGENTS, cases[1:], cases[0], serving.max_tokens)
 
     def _training(
         self, agent: Literal["shipping", "invoicing"], prefill: Literal["shared", "own"]
@@ -141,6 +143,8 @@ class Spine:
             learning_rate=settings.learning_rate,
             seed=settings.seed,
             data=settings.train,
+            # Every figure of a run comes from that run.
+            resume=False,
         )
 
     def _serving(self, prefill: str) -> ServeSettings:
@@ -170,6 +174,7 @@ def run_spine(
                 for task, scores in tasks.items()
             }
             for system, tasks in accuracy.items()
+            if system != "no_context"
         },
         **spine.serve(),
     }

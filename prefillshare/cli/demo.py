@@ -15,7 +15,7 @@ from prefillshare.bench.spine import (
     run_spine,
 )
 from prefillshare.cli.command import Options, Report
-from prefillshare.config import load_config
+from prefillshare.config import Config, load_config
 from prefillshare.models.smollm2 import smollm2_directory
 from prefillshare.models.tiny import save_tiny_model
 from prefillshare.report import accuracy_table, say, table
@@ -59,8 +59,22 @@ def run(options: Options) -> Report:
 def _settings(options: Options, folder: Path) -> SpineSettings:
     preset = _QUICK if options.extra.quick else _REAL
     given = load_config(SpineSettings, options.config, options.overrides)
-    chosen = {name: getattr(given, name) for name in given.model_fields_set}
-    return preset.model_copy(update={"output": folder / "runs", **chosen})
+    merged = _laid_over(preset.model_dump(), given)
+    if "output" not in given.model_fields_set:
+        merged["output"] = folder / "runs"
+    return SpineSettings.model_validate(merged)
+
+
+def _laid_over(preset: dict[str, Any], given: Config) -> dict[str, Any]:
+    """`preset` with the keys that were given, one by one, in nested parts too."""
+    merged = dict(preset)
+    for name in given.model_fields_set:
+        value = getattr(given, name)
+        if isinstance(value, Config):
+            merged[name] = _laid_over(preset[name], value)
+        else:
+            merged[name] = value
+    return merged
 
 
 def _model(settings: SpineSettings, folder: Path, quick: bool) -> Path:

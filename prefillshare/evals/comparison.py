@@ -60,6 +60,8 @@ def compare(settings: EvalSettings, say: Any = None) -> Accuracy:
         own = Decoder.load(task.own, base, base_id)
         shared.record.require_prefill("shared")
         own.record.require_prefill("own")
+        _require_task(task.agent, shared)
+        _require_task(task.agent, own)
         if own.record.boundary != shared.record.boundary:
             raise IdentityError(
                 f"the decoders of {task.agent} have boundaries {own.record.boundary} "
@@ -102,6 +104,15 @@ def differences(accuracy: Accuracy) -> dict[str, Any]:
         }
         for other in ("naive", "full")
     }
+
+
+def _require_task(agent: str, decoder: Decoder) -> None:
+    record = decoder.record
+    if (record.name, record.suffix) != (agent, agent_named(agent).suffix):
+        raise IdentityError(
+            f"a decoder of {record.name!r} with the suffix {record.suffix!r} is listed "
+            f"for agent {agent!r}; name the decoder that was trained for it"
+        )
 
 
 def _groups(settings: EvalSettings, decoder: Decoder, with_context: bool) -> Any:

@@ -23,6 +23,7 @@ from prefillshare.models.loading import freeze, share_weights
 from prefillshare.models.prompt import Boundary
 
 RECORD_FILE = "prefillshare.json"
+_WEIGHTS_FILE = "adapter_model.safetensors"
 Prefill = Literal["shared", "own"]
 
 
@@ -35,7 +36,7 @@ class DecoderRecord:
         prefill: whose cache it reads: the frozen module's, or its own.
         boundary: where the prefill module stops reading.
         suffix: the agent suffix that the router appends.
-        kv_formats: the formats it was evaluated on, as `KVFormat.to_dict`.
+        kv_formats: the formats it was trained with, as `KVFormat.to_dict`.
     """
 
     name: str
@@ -101,10 +102,14 @@ class Decoder:
         """
         record = DecoderRecord.load(directory)
         record.require_base(base_id)
+        if not (directory / _WEIGHTS_FILE).is_file():
+            raise CheckpointError(
+                f"{directory} holds no {_WEIGHTS_FILE}; train the decoder again"
+            )
         try:
             with _peft_warnings_ignored():
                 model = PeftModel.from_pretrained(share_weights(base), str(directory))
-        except (OSError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
             raise CheckpointError(
                 f"the LoRA weights in {directory} cannot be read: {error}"
             ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -70,11 +70,11 @@ def router_app(settings: ServeSettings) -> FastAPI:
         }
 
     @app.post("/v1/chat/completions", response_model=None)
-    async def chat(request: ChatRequest) -> Response:
+    async def chat(request: ChatRequest, http: Request) -> Response:
         generation = router.accept(request)
         completion = Completion(generation.request_id, request.model)
         if not request.stream:
-            return JSONResponse(await _whole(generation, completion))
+            return JSONResponse(await _whole(generation, completion, http))
         pieces = generation.pieces()
         # A failure before the first token still gets a status code of its own.
         first = await anext(pieces)
@@ -84,11 +84,16 @@ def router_app(settings: ServeSettings) -> FastAPI:
     return app
 
 
-async def _whole(generation: Generation, completion: Completion) -> dict[str, Any]:
+async def _whole(
+    generation: Generation, completion: Completion, http: Request
+) -> dict[str, Any]:
     text, finish = "", "length"
-    async for piece in generation.pieces():
-        text += piece.text
-        finish = piece.finish or finish
+    async with aclosing(generation.pieces()) as pieces:
+        async for piece in pieces:
+            text += piece.text
+            finish = piece.finish or finish
+            if await http.is_disconnected():
+                break
     return completion.body(text, finish, _usage(generation))
 
 
@@ -146,6 +151,11 @@ def _map_errors(app: FastAPI) -> None:
         return JSONResponse(error_body(message, "invalid_request_error"), 400)
 
     @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> JSONResponse:
+    async def refused(_: Request, error: HTTPException) -> JSONResponse:
         body = error_body(str(error.detail), "invalid_request_error")
         return JSONResponse(body, error.status_code)
+
+    @app.exception_handler(Exception)
+    async def unforeseen(_: Request, error: Exception) -> JSONResponse:
+        message = f"the router failed ({type(error).__name__}); its log says where"
+        return JSONResponse(error_body(message, "server_error"), 500)

@@ -67,6 +67,9 @@ class DecodeWorker:
                 self._decode(request, emit, cancelled)
         except PrefillShareError as error:
             emit(DecodeEvent(error=str(error)))
+        except Exception as error:
+            emit(DecodeEvent(error=f"the decode worker failed: {error!r}"))
+            raise
         finally:
             emit(None)
 

@@ -27,7 +27,10 @@ class PrefillWorker:
         self.engine = PrefillEngine(module, model_id, form, settings.prefill_blocks)
         self.compute = ComputeThread(settings.threads)
         self.exporter = TcpExporter(
-            settings.host, slice_bytes=form.slice_bytes(module.layout)
+            settings.host,
+            slice_bytes=form.slice_bytes(module.layout),
+            # A fetch waits while its decode worker answers earlier requests.
+            lease_seconds=settings.request_timeout,
         )
 
     async def prefill(self, request: PrefillRequest) -> PrefillReply:
@@ -36,11 +39,17 @@ class PrefillWorker:
         prefilled = await self.compute.run(
             lambda: self.engine.prefill(request.token_ids, request.tenant)
         )
-        ticket = self.exporter.export(
-            [self.engine.pool.buffer(block) for block in prefilled.blocks],
+
+        def release() -> None:
             # Called on a transfer thread; the engine belongs to the compute thread.
-            lambda: self.compute.submit(lambda: self.engine.release(prefilled)),
-        )
+            self.compute.submit(lambda: self.engine.release(prefilled))
+
+        try:
+            buffers = [self.engine.pool.buffer(block) for block in prefilled.blocks]
+            ticket = self.exporter.export(buffers, release)
+        except BaseException:
+            release()
+            raise
         return self._reply(prefilled, ticket.to_dict())
 
     def _reply(self, prefilled: Prefilled, ticket: dict[str, Any]) -> PrefillReply:

@@ -7,7 +7,9 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
+import anyio
 import httpx
+from jinja2 import TemplateError
 
 from prefillshare.errors import (
     ContextLengthError,
@@ -116,7 +118,7 @@ class Router:
         messages = [m.model_dump() for m in request.messages]
         try:
             prompt = lay_out(self.tokenizer, messages, record.suffix, record.boundary)
-        except DataError as error:
+        except (DataError, TemplateError) as error:
             raise RequestError(str(error)) from error
         room = self.context_tokens - len(prompt.token_ids)
         limit = request.token_limit or min(256, max(room, 1))
@@ -150,7 +152,9 @@ class Router:
                         yield Piece(text.push(token))
         finally:
             if generation.prefill is not None and generation.figures is None:
-                await self._cancel(generation.prefill)
+                # Shielded: a client that leaves cancels this very task.
+                with anyio.CancelScope(shield=True):
+                    await self._cancel(generation.prefill)
         yield Piece(text.rest(), finish)
 
     async def _prefill(self, generation: Generation) -> PrefillReply:

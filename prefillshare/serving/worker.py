@@ -22,6 +22,7 @@ from fastapi.responses import JSONResponse
 
 from prefillshare.errors import (
     CapacityError,
+    ConfigError,
     IdentityError,
     PrefillShareError,
     RequestError,
@@ -63,7 +64,13 @@ def worker_app(close: Callable[[], None]) -> FastAPI:
         close()
 
     app = FastAPI(lifespan=lifespan, openapi_url=None)
-    expected = f"Bearer {os.environ.get(TOKEN_VARIABLE, '')}".encode()
+    token = os.environ.get(TOKEN_VARIABLE)
+    if not token:
+        raise ConfigError(
+            f"{TOKEN_VARIABLE} is not set; set it to one secret for the router and its "
+            "workers, or start them all with `prefillshare serve all`"
+        )
+    expected = f"Bearer {token}".encode()
 
     @app.middleware("http")
     async def authenticate(

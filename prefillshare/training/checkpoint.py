@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from pickle import UnpicklingError  # torch raises it; nothing is unpickled
 from typing import Any
 
 import torch
@@ -15,6 +16,14 @@ from prefillshare.errors import CheckpointError
 
 _WEIGHTS = "adapter.safetensors"
 _STATE = "state.pt"
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    SafetensorError,
+    UnpicklingError,
+)
 
 
 def save_checkpoint(
@@ -61,7 +70,7 @@ def load_checkpoint(
     try:
         state: dict[str, Any] = torch.load(directory / _STATE, weights_only=True)
         return load_file(directory / _WEIGHTS), state
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+    except _UNREADABLE as error:
         raise CheckpointError(
             f"the checkpoint {directory} cannot be read: {error}; delete it to start "
             "over"

@@ -17,7 +17,8 @@ from prefillshare.tasks.casefile import AGENTS, Agent, Case, Question, Split, ge
 class Example:
     """A prompt and the response to learn, which ends with the end-of-turn token.
 
-    `distance` is the number of tokens from the fact to the boundary.
+    `distance` is about the number of tokens from the fact to the boundary: characters
+    scaled by the mean characters per token of the context.
     """
 
     prompt: Prompt

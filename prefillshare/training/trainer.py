@@ -179,10 +179,11 @@ class Trainer:
         return self.settings.output / "checkpoint"
 
     def _resumable(self) -> str:
-        """The settings that a resumed run must share."""
-        return self.settings.model_dump_json(
+        """What a resumed run must share: settings, and the base by its identity."""
+        settings = self.settings.model_dump_json(
             exclude={"model", "output", "checkpoint_every", "resume"}
         )
+        return f"{self.decoder.record.model_id} {settings}"
 
 
 class _MetricsLog:
@@ -196,8 +197,11 @@ class _MetricsLog:
         if self._is_main:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             kept = self._path.read_text().splitlines() if self._path.exists() else []
-            kept = [k for k in kept if json.loads(k)["step"] <= self._step]
-            self._path.write_text("".join(line + "\n" for line in kept))
+            # A step's line counts once the checkpoint covers it.
+            kept = kept[: self._step]
+            fresh = self._path.with_suffix(".partial")
+            fresh.write_text("".join(line + "\n" for line in kept))
+            fresh.replace(self._path)
             self._file = self._path.open("a")
         return self
 
