@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from prefillshare.bench.page import spine_page
 from prefillshare.cli import main
 
 
@@ -34,4 +35,14 @@ def test_quick_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert set(results["ttft_seconds"]) == {"shared", "own"}
     assert results["bytes_moved"] > 0
     assert results["transfer_gbps"] > 0
+    turns = results["ttft_by_turn_seconds"]
+    assert all(len(medians) == 2 for medians in turns.values())
     assert "measured in this run" in capsys.readouterr().out
+    page = spine_page(results, written["config"], written["environment"], "the command")
+    for figure in (
+        f"{results['bytes_moved']:,} bytes",
+        f"{results['accuracy']['naive']['invoicing']['nll']:.3f}",
+        "| contexts prefilled | 2 | 4 |",
+        str(written["environment"]["commit"]),
+    ):
+        assert figure in page

@@ -44,6 +44,10 @@ class SystemFigures:
             "max": max(times),
         }
 
+    def ttft_of_turn(self, turn: int, agents: int) -> float:
+        """Median over the contexts for the agent asked first (0), second (1)…"""
+        return statistics.median(a.ttft_seconds for a in self.answers[turn::agents])
+
     @property
     def context_prefills(self) -> int:
         """Requests whose context was computed: less than half the prompt was cached."""
@@ -112,12 +116,17 @@ def measure(
     cases: Sequence[Case],
     max_tokens: int,
 ) -> dict[str, SystemFigures]:
-    """Put every case to every agent, the systems in turn; the order alternates."""
+    """Put every case to every agent, the systems in turn.
+
+    The order of the systems alternates from case to case, that of the agents every
+    second case, so that neither a drift of the machine nor a slower agent counts for
+    one side.
+    """
     figures = {name: SystemFigures() for name in systems}
     for i, case in enumerate(cases):
         names = list(systems) if i % 2 == 0 else list(reversed(systems))
         for name in names:
-            for agent in agents:
+            for agent in agents if i % 4 < 2 else reversed(agents):
                 messages = messages_of(case, case.questions[0])
                 answer = systems[name].ask(agent, messages, max_tokens)
                 figures[name].answers.append(answer)

@@ -113,6 +113,7 @@ def _served(results: Mapping[str, Any]) -> str:
         "| | shared prefill | one prefill per model |",
         "|---|---|---|",
     ]
+    turns = results["ttft_by_turn_seconds"]
     rows = {
         "contexts prefilled": [str(results["prefills"][s]) for s in ttft],
         "prompt tokens computed": [str(results["prefilled_tokens"][s]) for s in ttft],
@@ -120,6 +121,8 @@ def _served(results: Mapping[str, Any]) -> str:
             f"{ttft[s]:.2f} ({spread[s]['min']:.2f}–{spread[s]['max']:.2f})"
             for s in ttft
         ],
+        "of which the first agent, median, s": [f"{turns[s][0]:.2f}" for s in ttft],
+        "of which the second agent, median, s": [f"{turns[s][1]:.2f}" for s in ttft],
     }
     lines += [f"| {name} | " + " | ".join(row) + " |" for name, row in rows.items()]
     text = (

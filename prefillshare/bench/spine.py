@@ -49,7 +49,8 @@ class TestSettings(Config):
 
     __test__ = False
     contexts: int = Field(8, ge=1)
-    records: int = Field(14, ge=1)
+    records: int = Field(16, ge=1)
+    records_max: int | None = Field(None, ge=1)
     questions: int = Field(8, ge=1)
     seed: int = 1000
 
@@ -196,6 +197,10 @@ def serving_results(
     return {
         "ttft_seconds": {name: f.ttft["median"] for name, f in figures.items()},
         "ttft_range_seconds": {name: f.ttft for name, f in figures.items()},
+        "ttft_by_turn_seconds": {
+            name: [f.ttft_of_turn(turn, len(AGENTS)) for turn in range(len(AGENTS))]
+            for name, f in figures.items()
+        },
         "prefills": {name: f.context_prefills for name, f in figures.items()},
         "prefilled_tokens": {name: f.computed_tokens for name, f in figures.items()},
         "served_contexts": len(figures["shared"].answers) // len(AGENTS),

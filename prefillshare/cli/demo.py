@@ -88,7 +88,7 @@ def _model(settings: SpineSettings, folder: Path, quick: bool) -> Path:
 
 def _print(results: dict[str, Any], minutes: float) -> None:
     accuracy_table(results["accuracy"])
-    ttft = results["ttft_seconds"]
+    ttft, turns = results["ttft_seconds"], results["ttft_by_turn_seconds"]
     rows = [
         ["contexts prefilled", *(str(results["prefills"][s]) for s in ttft)],
         [
@@ -96,6 +96,8 @@ def _print(results: dict[str, Any], minutes: float) -> None:
             *(str(results["prefilled_tokens"][s]) for s in ttft),
         ],
         ["time to first token, median", *(f"{ttft[s]:.2f} s" for s in ttft)],
+        ["  first agent", *(f"{turns[s][0]:.2f} s" for s in ttft)],
+        ["  second agent", *(f"{turns[s][1]:.2f} s" for s in ttft)],
     ]
     contexts = results["served_contexts"]
     table(

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
+
+import torch
 
 from prefillshare.cli.command import ROOT, Options, Report
 from prefillshare.config import load_config
@@ -51,24 +56,27 @@ def _train(settings: TrainSettings) -> Report:
     )
 
 
-def _launch(options: Options) -> Report | None:
+def _launch(options: Options) -> Report:
     script = ROOT / "train" / "decoder.py"
     if not script.is_file():
         raise ConfigError(f"{script} is missing; install from a checkout with pip -e")
+    with tempfile.TemporaryDirectory(prefix="prefillshare-train-") as folder:
+        figures = Path(folder) / "figures.json"
+        command = [*_accelerate(options.extra.processes), str(script)]
+        command += ["--json", str(figures)]
+        command += ["--config", str(options.config)] if options.config else []
+        for override in options.overrides:
+            command += ["--set", override]
+        status = subprocess.run(command, check=False).returncode
+        if status != 0:
+            raise PrefillShareError(f"training ended with status {status}; see above")
+        written = json.loads(figures.read_text())
+    return Report(written["config"], written["results"])
+
+
+def _accelerate(processes: int) -> list[str]:
+    # Spelt out, so that nobody's saved accelerate configuration changes the run.
     command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
-    command += ["--num_processes", str(options.extra.processes), "--num_machines", "1"]
-    command += [
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-        "--cpu",
-        str(script),
-    ]
-    command += ["--config", str(options.config)] if options.config else []
-    for override in options.overrides:
-        command += ["--set", override]
-    status = subprocess.run(command, check=False).returncode
-    if status != 0:
-        raise PrefillShareError(f"training ended with status {status}; see above")
-    return None
+    command += ["--num_processes", str(processes), "--num_machines", "1"]
+    command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    return command if torch.cuda.is_available() else [*command, "--cpu"]

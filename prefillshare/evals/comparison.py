@@ -35,7 +35,8 @@ class EvalSettings(Config):
     tasks: list[TaskSettings] = Field(min_length=1)
     dtype: Literal["float64", "float32", "bfloat16"] = "float32"
     contexts: int = Field(8, ge=1)
-    records: int = Field(14, ge=1)
+    records: int = Field(16, ge=1)
+    records_max: int | None = Field(None, ge=1)
     questions: int = Field(8, ge=1)
     seed: int = 0
     no_context: bool = True
@@ -123,6 +124,7 @@ def _groups(settings: EvalSettings, decoder: Decoder, with_context: bool) -> Any
         settings.questions,
         settings.seed,
         with_context,
+        settings.records_max,
     )
     agent = agent_named(decoder.record.name)
     return data.groups(load_tokenizer(settings.model), agent, decoder.record.boundary)

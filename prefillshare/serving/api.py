@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
+import anyio
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -87,14 +88,29 @@ def router_app(settings: ServeSettings) -> FastAPI:
 async def _whole(
     generation: Generation, completion: Completion, http: Request
 ) -> dict[str, Any]:
+    """The whole answer; a client that leaves meanwhile ends the generation."""
     text, finish = "", "length"
-    async with aclosing(generation.pieces()) as pieces:
-        async for piece in pieces:
-            text += piece.text
-            finish = piece.finish or finish
-            if await http.is_disconnected():
-                break
+    async with anyio.create_task_group() as watching:
+        watching.start_soon(_until_gone, http, watching.cancel_scope)
+        failure: PrefillShareError | None = None
+        try:
+            async with aclosing(generation.pieces()) as pieces:
+                async for piece in pieces:
+                    text += piece.text
+                    finish = piece.finish or finish
+        except PrefillShareError as error:
+            # Kept out of the group, which would wrap it.
+            failure = error
+        watching.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
     return completion.body(text, finish, _usage(generation))
+
+
+async def _until_gone(http: Request, scope: anyio.CancelScope) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
 
 
 async def _events(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -17,8 +18,7 @@ from prefillshare.tasks.casefile import AGENTS, Agent, Case, Question, Split, ge
 class Example:
     """A prompt and the response to learn, which ends with the end-of-turn token.
 
-    `distance` is about the number of tokens from the fact to the boundary: characters
-    scaled by the mean characters per token of the context.
+    `distance` is the number of tokens from the fact's first to the boundary.
     """
 
     prompt: Prompt
@@ -53,7 +53,11 @@ class ContextGroup:
 
 @dataclass(frozen=True)
 class CaseFileData:
-    """Which case files to generate; see `tasks.casefile.generate`."""
+    """Which case files to generate; see `tasks.casefile.generate`.
+
+    With `records_max`, the number of records runs evenly from `records` to it, so
+    that contexts differ in length.
+    """
 
     split: Split
     contexts: int
@@ -61,6 +65,7 @@ class CaseFileData:
     questions: int
     seed: int = 0
     with_context: bool = True
+    records_max: int | None = None
 
     def groups(
         self, tokenizer: PreTrainedTokenizerBase, agent: Agent, boundary: Boundary
@@ -72,7 +77,7 @@ class CaseFileData:
                 generate(
                     self.split,
                     self.seed + i,
-                    records=self.records,
+                    records=self._records(i),
                     questions=self.questions,
                     with_context=self.with_context,
                 ),
@@ -82,19 +87,37 @@ class CaseFileData:
             for i in range(self.contexts)
         ]
 
+    def _records(self, index: int) -> int:
+        extra = (self.records_max or self.records) - self.records
+        return self.records + extra * index // max(1, self.contexts - 1)
+
 
 def casefile_group(
     tokenizer: PreTrainedTokenizerBase, case: Case, agent: Agent, boundary: Boundary
 ) -> ContextGroup:
     """One case as `agent` sees it."""
-    context_ids = tokenizer(case.context, add_special_tokens=False)["input_ids"]
-    per_character = len(context_ids) / len(case.context)
-    return ContextGroup.of(
-        [
-            _example(tokenizer, case, question, agent, boundary, per_character)
-            for question in case.questions
-        ]
+    ends = _token_ends(tokenizer, case.context)
+    examples = []
+    for question in case.questions:
+        prompt = lay_out(tokenizer, messages_of(case, question), agent.suffix, boundary)
+        answer = tokenizer(agent.answer(question.record), add_special_tokens=False)
+        response = (*answer["input_ids"], tokenizer.eos_token_id)
+        # The token that holds the fact's first character.
+        fact = bisect_right(ends, question.fact_start)
+        examples.append(Example(prompt, response, prompt.boundary - fact))
+    return ContextGroup.of(examples)
+
+
+def _token_ends(tokenizer: PreTrainedTokenizerBase, context: str) -> list[int]:
+    """Where each token of the rendered context ends, in characters of `context`."""
+    text = str(
+        tokenizer.apply_chat_template(
+            [{"role": "system", "content": context}], tokenize=False
+        )
     )
+    start = text.index(context.strip())
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return [end - start for _, end in encoded["offset_mapping"]]
 
 
 def messages_of(case: Case, question: Question) -> list[dict[str, str]]:
@@ -103,23 +126,6 @@ def messages_of(case: Case, question: Question) -> list[dict[str, str]]:
         {"role": "system", "content": case.context},
         {"role": "user", "content": question.request},
     ]
-
-
-def _example(
-    tokenizer: PreTrainedTokenizerBase,
-    case: Case,
-    question: Question,
-    agent: Agent,
-    boundary: Boundary,
-    per_character: float,
-) -> Example:
-    prompt = lay_out(tokenizer, messages_of(case, question), agent.suffix, boundary)
-    answer = tokenizer(agent.answer(question.record), add_special_tokens=False)
-    # Characters scaled to tokens: exact offsets would cost a second tokenisation.
-    fact = round(question.fact_start * per_character)
-    return Example(
-        prompt, (*answer["input_ids"], tokenizer.eos_token_id), prompt.boundary - fact
-    )
 
 
 def agent_named(name: str) -> Agent:

@@ -14,7 +14,7 @@ from prefillshare.kv.identity import ModelId
 from prefillshare.models.prefill import PrefillModule
 from prefillshare.models.prompt import Boundary
 from prefillshare.models.tiny import tiny_tokenizer
-from prefillshare.tasks.casefile import SHIPPING
+from prefillshare.tasks.casefile import SHIPPING, generate
 from prefillshare.training import checkpoint
 from prefillshare.training.data import CaseFileData, ContextGroup, Example
 from prefillshare.training.objective import score_group
@@ -183,10 +183,26 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
 
 def test_distance_is_counted_to_the_boundary() -> None:
     group = group_of("last_token")
-    assert all(0 < e.distance <= e.prompt.boundary for e in group.examples)
+    case = generate("train", 0, records=4, questions=3)
+    for example, question in zip(group.examples, case.questions, strict=True):
+        boundary = example.prompt.boundary
+        fact = example.prompt.token_ids[boundary - example.distance : boundary]
+        text = str(tiny_tokenizer().decode(list(fact)))
+        assert text.startswith(question.record.line())
     floor = dataclasses.replace(DATA, with_context=False)
     bare = floor.groups(tiny_tokenizer(), SHIPPING, "last_token")[0]
     assert bare.examples[0].response == group.examples[0].response
     assert len(bare.examples[0].prompt.token_ids) < len(
         group.examples[0].prompt.token_ids
     )
+
+
+def test_contexts_grow_from_records_to_records_max() -> None:
+    data = CaseFileData("train", contexts=4, records=2, questions=1, records_max=11)
+    groups = data.groups(tiny_tokenizer(), SHIPPING, "last_token")
+    lines = [
+        tiny_tokenizer().decode(list(g.examples[0].prompt.token_ids)).count(": item ")
+        for g in groups
+    ]
+
+    assert lines == [2, 5, 8, 11]

@@ -1,0 +1,145 @@
+"""Both workers in this process, with a real socket between them: ids and bytes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from prefillshare.errors import IdentityError
+from prefillshare.kv.identity import ModelId
+from prefillshare.models.prefill import PrefillModule
+from prefillshare.serving.decode import DecodeWorker
+from prefillshare.serving.messages import (
+    DecodeEvent,
+    DecodeRequest,
+    PrefillReply,
+    PrefillRequest,
+)
+from prefillshare.serving.prefill import PrefillWorker
+from tests.conftest import make_decoder
+from tests.serving.service import serve_settings
+
+IDS = list(range(10, 110))
+
+
+@asynccontextmanager
+async def prefilled(
+    directory: Path, decoders: dict[str, Path]
+) -> AsyncIterator[tuple[PrefillWorker, PrefillReply]]:
+    worker = PrefillWorker(serve_settings(directory, decoders))
+    try:
+        request = PrefillRequest(
+            request_id="r", model_id=worker.engine.model_id.digest, token_ids=IDS[:-1]
+        )
+        yield worker, await worker.prefill(request)
+    finally:
+        worker.close()
+
+
+@pytest.fixture
+def decode_worker(
+    tiny_directory: Path, decoders: dict[str, Path]
+) -> Iterator[DecodeWorker]:
+    worker = DecodeWorker(serve_settings(tiny_directory, decoders), "shipping")
+    yield worker
+    worker.compute.close()
+    worker.pool.check_integrity()
+    assert worker.pool.free_blocks == worker.pool.num_blocks
+
+
+def decode_request(reply: PrefillReply) -> DecodeRequest:
+    return DecodeRequest(
+        request_id="r",
+        token_ids=IDS,
+        boundary=len(IDS) - 1,
+        prefill=reply,
+        max_tokens=12,
+        stop_ids=[],
+    )
+
+
+def test_ids_equal_and_only_the_boundary_token_is_computed(
+    tiny_directory: Path,
+    decoders: dict[str, Path],
+    decode_worker: DecodeWorker,
+    tiny_model: PreTrainedModel,
+) -> None:
+    widths: list[int] = []
+    decode_worker.decoder.model.register_forward_pre_hook(
+        lambda _, args, kwargs: widths.append(kwargs["input_ids"].shape[1]),
+        with_kwargs=True,
+    )
+    events: list[DecodeEvent | None] = []
+
+    async def serve() -> None:
+        async with prefilled(tiny_directory, decoders) as (_, reply):
+            request = decode_request(reply)
+            decode_worker.decode(request, events.append, threading.Event())
+
+    anyio.run(serve)
+    tokens = [e.token for e in events if e is not None and e.token is not None]
+    cache = PrefillModule(tiny_model).prefill(IDS[:-1])
+    expected = decode_worker.decoder.generate(
+        cache, IDS[-1:], max_tokens=12, stop_ids=frozenset()
+    )
+    assert widths == [1] * 12
+    assert tokens == list(expected)
+    assert events[-1] is None
+
+
+def test_the_cache_arrives_byte_for_byte(
+    tiny_directory: Path, decoders: dict[str, Path], decode_worker: DecodeWorker
+) -> None:
+    async def serve() -> None:
+        async with prefilled(tiny_directory, decoders) as (prefiller, reply):
+            # The same computation once more: bit-equal, being of the same shapes.
+            sent = prefiller.engine.module.prefill(IDS[:-1])
+            received, figures = decode_worker._prompt_cache(decode_request(reply))
+            for mine, theirs in zip(sent.layers, received.layers, strict=True):
+                assert torch.equal(mine[0], theirs[0])
+                assert torch.equal(mine[1], theirs[1])
+            form = prefiller.engine.form
+            size = form.bytes_per_block(prefiller.engine.module.layout)
+            assert figures.bytes_moved == form.blocks(len(IDS) - 1) * size
+
+    anyio.run(serve)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model_id": "0" * 64},
+        {"tokens": 98},
+        {"kv_format": {"dtype": "float32", "block_tokens": 16, "encoding": "raw"}},
+    ],
+)
+def test_a_foreign_cache_is_refused_by_name(
+    tiny_directory: Path,
+    decoders: dict[str, Path],
+    decode_worker: DecodeWorker,
+    change: dict[str, object],
+) -> None:
+    async def serve() -> None:
+        async with prefilled(tiny_directory, decoders) as (_, reply):
+            request = decode_request(reply.model_copy(update=change))
+            with pytest.raises(IdentityError, match="offered cache"):
+                decode_worker._prompt_cache(request)
+
+    anyio.run(serve)
+
+
+def test_a_decoder_of_another_module_does_not_start(
+    tiny_directory: Path, tiny_model: PreTrainedModel, tmp_path: Path
+) -> None:
+    foreign = ModelId("f" * 64)
+    make_decoder(tiny_model, foreign).save(tmp_path / "foreign")
+    settings = serve_settings(tiny_directory, {"foreign": tmp_path / "foreign"})
+    with pytest.raises(IdentityError, match="ffffffffffff"):
+        DecodeWorker(settings, "foreign")
