@@ -54,6 +54,7 @@ class DecodeWorker:
         self.totals: dict[str, float] = {
             "requests": 0,
             "computed_tokens": 0,
+            "generated_tokens": 0,
             "bytes_moved": 0,
             "transfer_seconds": 0.0,
         }
@@ -89,6 +90,7 @@ class DecodeWorker:
         for token in tokens:
             if cancelled.is_set():
                 return
+            self.totals["generated_tokens"] += 1
             emit(DecodeEvent(token=token))
         emit(DecodeEvent(done=figures))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -105,19 +106,40 @@ def test_counts_of_cached_computed_and_moved(
     )
 
 
+LONG = 2000
+
+
+@pytest.mark.parametrize("streaming", [True, False])
 def test_a_client_that_leaves_frees_everything(
-    client: openai.OpenAI, cluster: Cluster, decoders: dict[str, Path]
+    client: openai.OpenAI,
+    cluster: Cluster,
+    decoders: dict[str, Path],
+    streaming: bool,
 ) -> None:
-    stream = client.chat.completions.create(
-        model="shipping", messages=MESSAGES, max_tokens=2000, stream=True
-    )
-    assert next(iter(stream)).choices
-    stream.close()
+    def stats() -> Any:
+        return httpx.get(f"{cluster.url}/stats", trust_env=False).json()
+
+    def generated() -> int:
+        return int(stats()["decoders"]["shipping"]["generated_tokens"])
+
+    before = generated()
+    if streaming:
+        stream = client.chat.completions.create(
+            model="shipping", messages=MESSAGES, max_tokens=LONG, stream=True
+        )
+        assert next(iter(stream)).choices
+        stream.close()
+    else:
+        with pytest.raises(openai.APITimeoutError):
+            client.with_options(timeout=0.3, max_retries=0).chat.completions.create(
+                model="shipping", messages=MESSAGES, max_tokens=LONG
+            )
     # The decode worker takes one request at a time: an answer means that it let go.
     client.chat.completions.create(model="shipping", messages=MESSAGES, max_tokens=1)
-    stats = httpx.get(f"{cluster.url}/stats", trust_env=False).json()["prefill"]
+    assert generated() - before < LONG
+    prefill = stats()["prefill"]
     total = serve_settings(Path(), decoders).prefill_blocks
-    assert stats["free_blocks"] + stats["indexed_blocks"] == total
+    assert prefill["free_blocks"] + prefill["indexed_blocks"] == total
 
 
 def test_models_are_listed(client: openai.OpenAI) -> None:
