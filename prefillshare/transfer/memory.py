@@ -15,7 +15,8 @@ from prefillshare.errors import (
     TransferIntegrityError,
     TransferTimeout,
 )
-from prefillshare.transfer.base import ExportTable, Ticket, TransferStats
+from prefillshare.transfer.base import Ticket, TransferStats
+from prefillshare.transfer.leases import ExportTable
 from prefillshare.transfer.wire import DEFAULT_SLICE_BYTES, spans
 
 _HOST = "memory"

@@ -22,7 +22,8 @@ from prefillshare.errors import (
     TransferRefused,
     TransferTimeout,
 )
-from prefillshare.transfer.base import ExportTable, Lease, Ticket, TransferStats
+from prefillshare.transfer.base import Ticket, TransferStats
+from prefillshare.transfer.leases import ExportTable, Lease
 from prefillshare.transfer.wire import (
     DEFAULT_SLICE_BYTES,
     Done,

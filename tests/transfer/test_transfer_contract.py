@@ -20,11 +20,11 @@ from prefillshare.errors import (
 )
 from prefillshare.transfer.base import (
     Exporter,
-    ExportTable,
     Importer,
     Ticket,
     TransferStats,
 )
+from prefillshare.transfer.leases import ExportTable
 from prefillshare.transfer.memory import Fault, MemoryExporter, MemoryNetwork
 from prefillshare.transfer.tcp import TcpExporter, TcpImporter
 
