@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import logging
 import socket
 import threading
@@ -24,6 +23,13 @@ from prefillshare.errors import (
 )
 from prefillshare.transfer.base import Ticket, TransferStats
 from prefillshare.transfer.leases import ExportTable, Lease
+from prefillshare.transfer.sockets import (
+    receiver,
+    require_loopback,
+    send_all,
+    set_timeout,
+    shut,
+)
 from prefillshare.transfer.wire import (
     DEFAULT_SLICE_BYTES,
     Done,
@@ -36,9 +42,6 @@ from prefillshare.transfer.wire import (
     encode,
     fill,
     read_frame,
-    receiver,
-    send_all,
-    set_timeout,
     spans,
 )
 
@@ -48,24 +51,6 @@ CLOSE_SECONDS = 1.0
 _PARTS_PER_SEND = 64
 
 _log = logging.getLogger(__name__)
-
-
-def _require_loopback(host: str) -> None:
-    try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
-        raise ConfigError(
-            f"host {host!r} is not a loopback address: KV moves unencrypted in this "
-            "version; use 127.0.0.1 or ::1"
-        )
-
-
-def _shut(sock: socket.socket) -> None:
-    """Wake whichever thread is blocked in the socket."""
-    with contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_RDWR)
 
 
 class TcpExporter:
@@ -86,7 +71,7 @@ class TcpExporter:
         max_connections: int = 8,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        _require_loopback(host)
+        require_loopback(host)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             self._listener = socket.create_server((host, port), family=family)
@@ -135,9 +120,9 @@ class TcpExporter:
         with self._lock:
             self._closed.set()
             connections = dict(self._connections)
-        _shut(self._listener)
+        shut(self._listener)
         for sock in connections.values():
-            _shut(sock)
+            shut(sock)
         self._table.close()
         for thread in (self._acceptor, *connections):
             if thread is not threading.current_thread():
@@ -184,7 +169,7 @@ class TcpExporter:
             hello = read_frame(receiver(sock, time.monotonic() + HELLO_SECONDS))
             if not isinstance(hello, Hello):
                 raise TransferIntegrityError(f"expected HELLO, got {hello}")
-            key, abort = hello.transfer_id, partial(_shut, sock)
+            key, abort = hello.transfer_id, partial(shut, sock)
             lease = self._table.enter(key, hello.capability, turn, abort)
         except (TransferRefused, TransferIntegrityError) as error:
             refused = isinstance(error, TransferRefused)

@@ -16,9 +16,7 @@ importer answers with DONE, and the exporter closes the connection.
 from __future__ import annotations
 
 import math
-import socket
 import struct
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -153,35 +151,6 @@ def encode(frame: Frame) -> bytes:
             tail = text.encode(errors="replace")[:MAX_ERROR_BYTES]
             kind, body = _Kind.ERROR, _ERROR.pack(code, len(tail))
     return _HEAD.pack(MAGIC, VERSION, kind, 0, body) + tail
-
-
-def receiver(sock: socket.socket, deadline: float) -> RecvInto:
-    """Return `recv_into` bounded by a deadline of `time.monotonic`."""
-
-    def recv_into(view: memoryview) -> int:
-        set_timeout(sock, deadline)
-        return sock.recv_into(view)
-
-    return recv_into
-
-
-def set_timeout(sock: socket.socket, deadline: float) -> None:
-    """Set what is left until a deadline; `TimeoutError` if that is nothing."""
-    if (left := deadline - time.monotonic()) <= 0:
-        raise TimeoutError
-    sock.settimeout(left)
-
-
-def send_all(sock: socket.socket, parts: list[memoryview | bytes]) -> None:
-    """Send all parts from where they lie; raises `OSError`."""
-    first = 0
-    while first < len(parts):
-        sent = sock.sendmsg(parts[first:])
-        while first < len(parts) and sent >= len(parts[first]):
-            sent -= len(parts[first])
-            first += 1
-        if sent:
-            parts[first] = memoryview(parts[first])[sent:]
 
 
 def fill(recv_into: RecvInto, view: memoryview) -> None:
