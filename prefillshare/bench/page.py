@@ -49,12 +49,17 @@ def _setup(
         f"{environment['transformers']}; {environment['cpu_count']} cores of "
         f"{environment['cpu']}. Model: {config['model'] or 'SmolLM2-135M-Instruct'}, "
         f"fp32. LoRA decoders, {config['steps']} steps, one context a step with "
-        f"{train['questions']} questions over {train['records']} records, learning "
+        f"{train['questions']} questions over {_range(train)} records, learning "
         f"rate {config['learning_rate']}, boundary `{config['boundary']}`, seed "
         f"{config['seed']}: one seed, so intervals cover the test examples only. Test: "
-        f"{test['contexts']} contexts with {test['questions']} questions each; order "
-        "numbers and surnames never occur in training.\n"
+        f"{test['contexts']} contexts of {_range(test)} records, {test['questions']} "
+        "questions over each; order numbers and surnames never occur in training.\n"
     )
+
+
+def _range(data: Mapping[str, Any]) -> str:
+    low, high = data["records"], data["records_max"]
+    return f"{low} to {high}" if high else str(low)
 
 
 def _accuracy(accuracy: Mapping[str, Any]) -> str:

