@@ -30,7 +30,7 @@ _QUICK = SpineSettings(
 _REAL = SpineSettings(
     steps=24,
     train=DataSettings(contexts=24, records=10),
-    test=TestSettings(contexts=4, records=10),
+    test=TestSettings(contexts=6, records=10),
     serving=ServingSettings(contexts=3, records=34, max_tokens=40),
 )
 

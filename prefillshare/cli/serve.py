@@ -57,6 +57,7 @@ def _serve_all(settings: ServeSettings) -> None:
 def _watch(
     settings: ServeSettings, stopped: threading.Event, cluster_type: Any
 ) -> None:
+    say(f"starting a router and workers for {len(settings.decoders)} decoders")
     with cluster_type(settings, stopped) as cluster:
         if stopped.is_set():
             return

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 
-from prefillshare.errors import PrefillShareError
+from prefillshare.errors import CheckpointError, PrefillShareError
 from prefillshare.kv.identity import ModelId
 from prefillshare.kv.layout import KVFormat
 from prefillshare.models.decoder import Decoder, DecoderRecord
@@ -72,6 +72,16 @@ class Trainer:
             CheckpointError: state or decoder could not be written.
             PrefillShareError: the loss is not finite.
         """
+        try:
+            return self._run(progress)
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.settings.output} cannot be written: {error}; free space or "
+                "choose another `output`, then start again: training resumes from the "
+                "last whole checkpoint"
+            ) from error
+
+    def _run(self, progress: Progress) -> Path:
         settings = self.settings
         if settings.resume:
             self._resume()

@@ -62,6 +62,7 @@ def test_serve_all_ends_with_all_its_processes(
     )
     assert process.stdout is not None
     with process.stdout:
+        assert "starting a router" in process.stdout.readline()
         line = process.stdout.readline()
         assert "serving shipping at http://127.0.0.1:" in line
         children = children_of(process.pid)

@@ -105,6 +105,10 @@ def test_the_cache_arrives_byte_for_byte(
             for mine, theirs in zip(sent.layers, received.layers, strict=True):
                 assert torch.equal(mine[0], theirs[0])
                 assert torch.equal(mine[1], theirs[1])
+            # So the first logits are those of a decoder beside the prefill module.
+            step = decode_worker.decoder._step
+            local = step(IDS[-1:], sent.to_transformers())
+            assert torch.equal(step(IDS[-1:], received.to_transformers()), local)
             form = prefiller.engine.form
             size = form.bytes_per_block(prefiller.engine.module.layout)
             assert figures.bytes_moved == form.blocks(len(IDS) - 1) * size

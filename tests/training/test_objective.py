@@ -206,3 +206,11 @@ def test_contexts_grow_from_records_to_records_max() -> None:
     ]
 
     assert lines == [2, 5, 8, 11]
+
+
+def test_an_output_that_cannot_be_written_is_named(
+    tiny_directory: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="file/run cannot be written"):
+        Trainer(settings(tiny_directory, tmp_path / "file" / "run")).run(ignore)
