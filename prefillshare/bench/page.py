@@ -141,17 +141,19 @@ def _served(results: Mapping[str, Any]) -> str:
 
 
 def _losses(results: Mapping[str, Any]) -> str:
-    accuracy = results["accuracy"]
-    gaps = [
-        f"- Accuracy: on {task}, {row['exact_match']:.1%} exact match against "
-        f"{accuracy['full'][task]['exact_match']:.1%} of the ordinary fine-tune with "
-        "its own prefill, at equal steps."
-        for task, row in accuracy["shared"].items()
+    full, shared = results["accuracy"]["full"], results["accuracy"]["shared"]
+    lines = [
+        f"- Accuracy at equal steps: on {task}, {shared[task]['nll']:.3f} nats and "
+        f"{shared[task]['exact_match']:.1%} exact match against {full[task]['nll']:.3f} "
+        f"and {full[task]['exact_match']:.1%} of the ordinary fine-tune with its own "
+        "prefill."
+        for task, gap in results["paired"]["full_minus_shared"].items()
+        if gap["high"] < 0
     ]
-    known = (
+    lines += [
         "- A context that only one agent reads: sharing saves no prefill and adds the "
-        "transfer.\n"
+        "transfer.",
         "- One host: decoders there could share a cache without moving it; this "
-        "version moves it for every request.\n"
-    )
-    return "\n".join(gaps) + "\n" + known
+        "version moves it for every request.",
+    ]
+    return "\n".join(lines) + "\n"
