@@ -143,17 +143,21 @@ def _served(results: Mapping[str, Any]) -> str:
 def _losses(results: Mapping[str, Any]) -> str:
     full, shared = results["accuracy"]["full"], results["accuracy"]["shared"]
     lines = [
-        f"- Accuracy at equal steps: on {task}, {shared[task]['nll']:.3f} nats and "
-        f"{shared[task]['exact_match']:.1%} exact match against {full[task]['nll']:.3f} "
-        f"and {full[task]['exact_match']:.1%} of the ordinary fine-tune with its own "
-        "prefill."
+        f"- Accuracy at equal steps: on {task}, {_quality(shared[task])} against "
+        f"{_quality(full[task])} of the ordinary fine-tune with its own prefill.\n"
         for task, gap in results["paired"]["full_minus_shared"].items()
         if gap["high"] < 0
     ]
-    lines += [
-        "- A context that only one agent reads: sharing saves no prefill and adds the "
-        "transfer.",
-        "- One host: decoders there could share a cache without moving it; this "
-        "version moves it for every request.",
-    ]
-    return "\n".join(lines) + "\n"
+    return "".join(lines) + _KNOWN_LOSSES
+
+
+def _quality(row: Mapping[str, Any]) -> str:
+    return f"{row['nll']:.3f} nats and {row['exact_match']:.1%} exact match"
+
+
+_KNOWN_LOSSES = (
+    "- A context that only one agent reads: sharing saves no prefill and adds the "
+    "transfer.\n"
+    "- One host: decoders there could share a cache without moving it; this version "
+    "moves it for every request.\n"
+)

@@ -18,6 +18,7 @@ from prefillshare.cli.command import (
     Command,
     Options,
     check_json_path,
+    environment,
     installed_version,
     write_report,
 )
@@ -80,9 +81,11 @@ def _run(arguments: list[str]) -> int:
     )
     if options.json is not None:
         check_json_path(options.json)
+    # Before the work: a checkout may change while it runs.
+    started = environment() if options.json is not None else {}
     report = module.run(options)
     if options.json is not None:
-        write_report(options.json, parsed.command, report)
+        write_report(options.json, parsed.command, started, report)
     return 0
 
 

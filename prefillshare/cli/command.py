@@ -69,7 +69,12 @@ def check_json_path(path: Path) -> None:
         raise ConfigError(f"--json {path}: name a file in an existing, writable folder")
 
 
-def write_report(path: Path, command: str, report: Report | None) -> None:
+def write_report(
+    path: Path,
+    command: str,
+    environment: Mapping[str, object],
+    report: Report | None,
+) -> None:
     """Writes `--json FILE`: all of it or, if that fails, nothing.
 
     A figure that is not finite becomes null. So do `config` and `results` of a command
@@ -78,7 +83,7 @@ def write_report(path: Path, command: str, report: Report | None) -> None:
     document = {
         "command": command,
         "config": _plain(report.config) if report else None,
-        "environment": environment(),
+        "environment": dict(environment),
         "results": _plain(report.results) if report else None,
     }
     text = json.dumps(document, indent=2, allow_nan=False) + "\n"
