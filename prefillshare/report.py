@@ -69,6 +69,15 @@ def progress(title: str, total: int, every: int = 10) -> Iterator[Tick]:
     yield tick
 
 
+ROLES = {
+    "base": "the base model, untuned",
+    "full": "ordinary fine-tune, own prefill",
+    "naive": "that same decoder on the base's cache",
+    "shared": "cache-conditioned, on the base's cache",
+    "no_context": "the shared decoder without the context (floor)",
+}
+
+
 def accuracy_table(accuracy: dict[str, Any]) -> None:
     """NLL and exact match by system and task, with 95 % intervals."""
     rows = [
@@ -76,11 +85,9 @@ def accuracy_table(accuracy: dict[str, Any]) -> None:
             system,
             task,
             f"{figures['nll']:.3f}",
-            "{:.3f} … {:.3f}".format(*figures["ci"]["nll"]),
+            "{:.3f}–{:.3f}".format(*figures["ci"]["nll"]),
             f"{100 * figures['exact_match']:.0f} %",
-            "{:.0f} … {:.0f} %".format(
-                *(100 * x for x in figures["ci"]["exact_match"])
-            ),
+            "{:.0f}–{:.0f} %".format(*(100 * x for x in figures["ci"]["exact_match"])),
             str(figures["n"]),
         ]
         for system, tasks in accuracy.items()
@@ -88,6 +95,22 @@ def accuracy_table(accuracy: dict[str, Any]) -> None:
     ]
     table(
         "Accuracy on held-out case files (NLL: nats per response token)",
-        ["system", "task", "NLL", "95 %", "exact match", "95 %", "n"],
+        ["system", "task", "NLL", "95 %", "exact", "95 %", "n"],
         rows,
     )
+    for system in accuracy:
+        say(f"  {system}: {ROLES[system]}")
+
+
+def differences_table(paired: dict[str, Any]) -> None:
+    """What sharing gains over naive sharing, and what it costs against `full`."""
+    names = {
+        "naive_minus_shared": "naive − shared (gain of cache-conditioning)",
+        "full_minus_shared": "full − shared (below 0: what sharing costs)",
+    }
+    rows = [
+        [names[name], task, f"{x['mean']:+.3f}", f"{x['low']:+.4f} to {x['high']:+.4f}"]
+        for name, tasks in paired.items()
+        for task, x in tasks.items()
+    ]
+    table("Paired differences of NLL", ["", "task", "nats", "95 %"], rows)

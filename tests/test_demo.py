@@ -37,7 +37,10 @@ def test_quick_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert results["transfer_gbps"] > 0
     turns = results["ttft_by_turn_seconds"]
     assert all(len(medians) == 2 for medians in turns.values())
-    assert "measured in this run" in capsys.readouterr().out
+    out_text = capsys.readouterr().out
+    assert "measured in this run" in out_text
+    assert "not quality or speed" in out_text
+    assert "full − shared" in out_text
     page = spine_page(results, written["config"], written["environment"], "the command")
     for figure in (
         f"{results['bytes_moved']:,} bytes",

@@ -6,13 +6,7 @@ import datetime
 from collections.abc import Mapping
 from typing import Any
 
-_ROLES = {
-    "base": "the base model, untuned",
-    "full": "ordinary fine-tune, own prefill",
-    "naive": "that same decoder on the base's cache",
-    "shared": "cache-conditioned, on the base's cache",
-    "no_context": "the shared decoder without the context (floor)",
-}
+from prefillshare.report import ROLES
 
 
 def spine_page(
@@ -71,7 +65,7 @@ def _accuracy(accuracy: Mapping[str, Any]) -> str:
         for task, row in tasks.items():
             nll, exact = row["ci"]["nll"], row["ci"]["exact_match"]
             lines.append(
-                f"| {system}: {_ROLES[system]} | {task} | {row['nll']:.3f} | "
+                f"| {system}: {ROLES[system]} | {task} | {row['nll']:.3f} | "
                 f"{nll[0]:.3f}–{nll[1]:.3f} | {row['exact_match']:.1%} | "
                 f"{exact[0]:.1%}–{exact[1]:.1%} | {row['n']} |"
             )

@@ -35,6 +35,11 @@ class Entry(NamedTuple):
 
 COMMANDS = (
     Entry(
+        "init",
+        "put the base model that the shipped configs name into models/base",
+        "prefillshare.cli.init",
+    ),
+    Entry(
         "train",
         "fine-tune a decoder: wraps accelerate launch",
         "prefillshare.cli.train",

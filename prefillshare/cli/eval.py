@@ -10,7 +10,7 @@ from prefillshare.evals.comparison import (
     differences,
     summarise,
 )
-from prefillshare.report import accuracy_table, say
+from prefillshare.report import accuracy_table, differences_table, say
 
 
 def run(options: Options) -> Report:
@@ -20,4 +20,5 @@ def run(options: Options) -> Report:
     figures = summarise(accuracy)
     accuracy_table(figures)
     results = {"accuracy": figures, "paired": differences(accuracy)}
+    differences_table(results["paired"])
     return Report(settings.model_dump(mode="json"), results)

@@ -57,11 +57,11 @@ def _serve_all(settings: ServeSettings) -> None:
 def _watch(
     settings: ServeSettings, stopped: threading.Event, cluster_type: Any
 ) -> None:
-    say(f"starting a router and workers for {len(settings.decoders)} decoders")
+    names = ", ".join(d.name for d in settings.decoders)
+    say(f"starting a router and workers for {names}")
     with cluster_type(settings, stopped) as cluster:
         if stopped.is_set():
             return
-        names = ", ".join(d.name for d in settings.decoders)
         say(f"serving {names} at {cluster.url}/v1 (Ctrl-C stops)")
         told: set[str] = set()
         while not stopped.wait(1.0):
@@ -95,8 +95,6 @@ def _serve_role(role: str, settings: ServeSettings, decoder: str | None) -> None
 def _known(settings: ServeSettings, decoder: str | None) -> str:
     names = [d.name for d in settings.decoders]
     if decoder not in names:
-        raise ConfigError(
-            f"--decoder {decoder} is not in the configuration, which has "
-            f"{', '.join(names)}"
-        )
+        given = f"--decoder {decoder} is not" if decoder else "--decoder names none"
+        raise ConfigError(f"{given} in the configuration, which has {', '.join(names)}")
     return decoder

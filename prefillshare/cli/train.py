@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,7 @@ import torch
 from prefillshare.cli.command import ROOT, Options, Report
 from prefillshare.config import load_config
 from prefillshare.errors import ConfigError, PrefillShareError
+from prefillshare.models.loading import require_model_directory
 from prefillshare.report import progress, say
 from prefillshare.training.settings import TrainSettings
 
@@ -33,7 +35,7 @@ def run(options: Options) -> Report | None:
     settings = load_config(TrainSettings, options.config, options.overrides)
     if options.extra.in_process:
         return _train(settings)
-    return _launch(options)
+    return _launch(settings, options)
 
 
 def _train(settings: TrainSettings) -> Report:
@@ -56,7 +58,8 @@ def _train(settings: TrainSettings) -> Report:
     )
 
 
-def _launch(options: Options) -> Report:
+def _launch(settings: TrainSettings, options: Options) -> Report:
+    require_model_directory(settings.model)
     script = ROOT / "train" / "decoder.py"
     if not script.is_file():
         raise ConfigError(f"{script} is missing; install from a checkout with pip -e")
@@ -78,5 +81,7 @@ def _accelerate(processes: int) -> list[str]:
     # Spelt out, so that nobody's saved accelerate configuration changes the run.
     command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
     command += ["--num_processes", str(processes), "--num_machines", "1"]
-    command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--quiet"]
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    command += ["--num_cpu_threads_per_process", str(threads)]
     return command if torch.cuda.is_available() else [*command, "--cpu"]

@@ -60,7 +60,8 @@ class DecoderRecord:
             return cls(**fields)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
-                f"{path} is not a decoder record ({error}); give a directory that "
+                f"{path} is not a decoder record "
+                f"({getattr(error, 'strerror', None) or error}); give a directory that "
                 "`prefillshare train` wrote"
             ) from error
 
@@ -127,6 +128,8 @@ class Decoder:
             shutil.rmtree(fresh, ignore_errors=True)
             fresh.mkdir(parents=True)
             self.model.save_pretrained(str(fresh))
+            # PEFT's model card is an empty form.
+            (fresh / "README.md").unlink(missing_ok=True)
             text = json.dumps(asdict(self.record), indent=2)
             (fresh / RECORD_FILE).write_text(text + "\n")
             if directory.exists():

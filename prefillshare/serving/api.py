@@ -164,6 +164,8 @@ def _map_errors(app: FastAPI) -> None:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:])
         message = f"{where or 'body'}: {first['msg']}"
+        if first["type"] == "json_invalid":
+            message = f"the body is not valid JSON (character {where})"
         return JSONResponse(error_body(message, "invalid_request_error"), 400)
 
     @app.exception_handler(HTTPException)

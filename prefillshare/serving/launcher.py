@@ -18,9 +18,12 @@ from types import TracebackType
 from typing import IO, Self
 
 from prefillshare.errors import WorkerError
+from prefillshare.kv.identity import ModelId
 from prefillshare.models.decoder import DecoderRecord
+from prefillshare.models.loading import require_model_directory
 from prefillshare.serving.messages import TOKEN_VARIABLE
 from prefillshare.serving.settings import ServeSettings
+from prefillshare.serving.worker import listen
 
 _START_TIMEOUT = 180.0
 
@@ -62,6 +65,7 @@ class Cluster:
 
     def __enter__(self) -> Self:
         try:
+            self._check()
             placed = self._start_workers()
             if not self._stopped.is_set():
                 self._wait([self._spawn("router", "router", placed)])
@@ -103,6 +107,15 @@ class Cluster:
                     with contextlib.suppress(BrokenPipeError):
                         pipe.close()
         self._folder.cleanup()
+
+    def _check(self) -> None:
+        """Find what would fail before seconds are spent on loading models."""
+        settings = self.settings
+        require_model_directory(settings.model)
+        model_id = ModelId.from_directory(settings.model)
+        for decoder in settings.decoders:
+            DecoderRecord.load(decoder.path).require_base(model_id)
+        listen("router", settings.host, settings.port).close()
 
     def _start_workers(self) -> ServeSettings:
         """Start and await the workers; returns settings with their addresses."""
@@ -156,6 +169,8 @@ class Cluster:
             if line:
                 role.url = json.loads(line)["url"]
             elif not self._stopped.is_set():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    role.process.wait(1.0)
                 raise WorkerError(
                     f"the {role.name} did not start (exit status "
                     f"{role.process.poll()}); what it printed above says why"

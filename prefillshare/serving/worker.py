@@ -94,12 +94,8 @@ def worker_app(close: Callable[[], None]) -> FastAPI:
     return app
 
 
-def serve_app(app: FastAPI, role: str, host: str, port: int) -> None:
-    """Serve until SIGINT or SIGTERM; says where on stdout as one JSON line.
-
-    With PREFILLSHARE_LIFELINE set, the end of stdin (the launcher's death) stops the
-    process too, so that none is left behind.
-    """
+def listen(role: str, host: str, port: int) -> socket.socket:
+    """A bound socket; `PrefillShareError` names a port that is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -110,6 +106,16 @@ def serve_app(app: FastAPI, role: str, host: str, port: int) -> None:
         raise PrefillShareError(
             f"the {role} cannot listen on {host}:{port}: {error}; choose another port"
         ) from error
+    return bound
+
+
+def serve_app(app: FastAPI, role: str, host: str, port: int) -> None:
+    """Serve until SIGINT or SIGTERM; says where on stdout as one JSON line.
+
+    With PREFILLSHARE_LIFELINE set, the end of stdin (the launcher's death) stops the
+    process too, so that none is left behind.
+    """
+    bound = listen(role, host, port)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     if os.environ.get("PREFILLSHARE_LIFELINE"):

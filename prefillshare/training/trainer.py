@@ -83,6 +83,7 @@ class Trainer:
 
     def _run(self, progress: Progress) -> Path:
         settings = self.settings
+        self._refuse_to_replace(settings.output / "decoder")
         if settings.resume:
             self._resume()
         with _MetricsLog(settings.output, self.step, self._is_main) as log:
@@ -157,6 +158,18 @@ class Trainer:
             for parameter in self.trained:
                 parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
 
+    def _refuse_to_replace(self, directory: Path) -> None:
+        """A finished decoder is replaced by one of its own kind only."""
+        if not directory.exists():
+            return
+        there, here = vars(DecoderRecord.load(directory)), vars(self.decoder.record)
+        other = [k for k in here if k != "kv_formats" and there[k] != here[k]]
+        if other:
+            raise PrefillShareError(
+                f"{directory} holds a decoder whose {', '.join(other)} differ from "
+                "this run's; choose another `output`, or delete it"
+            )
+
     def _checkpoint(self) -> None:
         if self._is_main:
             weights = get_peft_model_state_dict(self.decoder.model)
@@ -174,10 +187,14 @@ class Trainer:
         if loaded is None:
             return
         weights, state = loaded
-        if state["settings"] != self._resumable():
+        mine, theirs = json.loads(self._resumable()), json.loads(state["settings"])
+        if other := [key for key in mine if mine[key] != theirs.get(key)]:
+            differences = ", ".join(
+                f"{key} ({theirs.get(key)} there, {mine[key]} here)" for key in other
+            )
             raise PrefillShareError(
-                f"{self._checkpoint_directory} belongs to a run with other settings "
-                f"({state['settings']}); set `resume: false` or another `output`"
+                f"{self._checkpoint_directory} belongs to a run with other settings: "
+                f"{differences}; set `resume: false` or another `output`"
             )
         set_peft_model_state_dict(self.decoder.model, weights)
         self.optimizer.load_state_dict(state["optimizer"])
@@ -190,10 +207,10 @@ class Trainer:
 
     def _resumable(self) -> str:
         """What a resumed run must share: settings, and the base by its identity."""
-        settings = self.settings.model_dump_json(
-            exclude={"model", "output", "checkpoint_every", "resume"}
+        settings = self.settings.model_dump(
+            mode="json", exclude={"model", "output", "checkpoint_every", "resume"}
         )
-        return f"{self.decoder.record.model_id} {settings}"
+        return json.dumps({"model": self.decoder.record.model_id, **settings})
 
 
 class _MetricsLog:

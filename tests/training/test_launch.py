@@ -41,6 +41,6 @@ def test_a_failed_run_fails_the_command(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     missing = ["--set", f"model={tmp_path}/none", "--set", f"output={tmp_path}/run"]
-    assert main(["train", *missing]) == 1
+    assert main(["train", *missing]) == 2
     assert "config.json is missing" in capfd.readouterr().err
     assert not (tmp_path / "run").exists()

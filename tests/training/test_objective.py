@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from prefillshare.errors import CheckpointError, PrefillShareError
 from prefillshare.kv.identity import ModelId
+from prefillshare.models.decoder import DecoderRecord
 from prefillshare.models.prefill import PrefillModule
 from prefillshare.models.prompt import Boundary
 from prefillshare.models.tiny import tiny_tokenizer
@@ -159,7 +160,9 @@ def test_a_checkpoint_of_other_settings_is_refused(
     tiny_directory: Path, tmp_path: Path
 ) -> None:
     Trainer(settings(tiny_directory, tmp_path)).run(ignore)
-    with pytest.raises(PrefillShareError, match="other settings"):
+    with pytest.raises(
+        PrefillShareError, match="learning_rate .0.002 there, 1.0 here."
+    ):
         Trainer(settings(tiny_directory, tmp_path, learning_rate=1.0)).run(ignore)
 
 
@@ -214,3 +217,13 @@ def test_an_output_that_cannot_be_written_is_named(
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="file/run cannot be written"):
         Trainer(settings(tiny_directory, tmp_path / "file" / "run")).run(ignore)
+
+
+def test_a_finished_decoder_of_another_kind_is_not_overwritten(
+    tiny_directory: Path, tmp_path: Path
+) -> None:
+    Trainer(settings(tiny_directory, tmp_path, steps=1)).run(ignore)
+    baseline = settings(tiny_directory, tmp_path, steps=1, prefill="own")
+    with pytest.raises(PrefillShareError, match="whose prefill differ"):
+        Trainer(baseline).run(ignore)
+    assert DecoderRecord.load(tmp_path / "decoder").prefill == "shared"
