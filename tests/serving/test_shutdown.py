@@ -14,6 +14,7 @@ import openai
 import pytest
 
 from prefillshare.serving.launcher import Cluster
+from prefillshare.serving.messages import TOKEN_VARIABLE
 from tests.serving.service import MESSAGES, serve_settings
 
 
@@ -41,6 +42,31 @@ def test_a_dead_prefill_worker_is_an_error_and_nothing_is_left_behind(
     for url in ports:
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{url}/health", trust_env=False)
+
+
+def test_a_dead_decode_worker_is_an_error_and_its_export_is_freed(
+    tiny_directory: Path, decoders: dict[str, Path]
+) -> None:
+    settings = serve_settings(tiny_directory, {"shipping": decoders["shipping"]})
+    with Cluster(settings) as running:
+        roles = {role.name: role for role in running.roles}
+        worker = roles["decode worker 'shipping'"]
+        os.killpg(worker.process.pid, signal.SIGKILL)
+        worker.process.wait(10)
+        with openai.OpenAI(
+            base_url=f"{running.url}/v1", api_key="none", max_retries=0
+        ) as client:
+            with pytest.raises(openai.InternalServerError, match="decode worker"):
+                client.chat.completions.create(model="shipping", messages=MESSAGES)
+        secret = running._environment[TOKEN_VARIABLE]
+        stats = httpx.get(
+            f"{roles['prefill worker'].url}/stats",
+            headers={"authorization": f"Bearer {secret}"},
+            trust_env=False,
+        ).json()
+    # The lease lasts minutes: without the router's word the tail would still be held.
+    assert stats["requests"] == 1
+    assert stats["free_blocks"] + stats["indexed_blocks"] == settings.prefill_blocks
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

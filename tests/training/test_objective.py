@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ from prefillshare.models.prefill import PrefillModule
 from prefillshare.models.prompt import Boundary
 from prefillshare.models.tiny import tiny_tokenizer
 from prefillshare.tasks.casefile import SHIPPING, generate
-from prefillshare.training import checkpoint
+from prefillshare.training.checkpoint import load_checkpoint, save_checkpoint
 from prefillshare.training.data import CaseFileData, ContextGroup, Example
 from prefillshare.training.objective import score_group
 from prefillshare.training.settings import DataSettings, LoraSettings, TrainSettings
@@ -166,19 +169,29 @@ def test_a_checkpoint_of_other_settings_is_refused(
         Trainer(settings(tiny_directory, tmp_path, learning_rate=1.0)).run(ignore)
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    weights = {"w": torch.ones(3)}
-    checkpoint.save_checkpoint(tmp_path / "c", weights, {"step": 1})
+@contextmanager
+def no_file_beyond(size: int) -> Iterator[None]:
+    """The kernel lets no file grow past `size` bytes: as good as a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(CheckpointError, match="No space left.*free space"):
-        checkpoint.save_checkpoint(tmp_path / "c", weights, {"step": 2})
-    loaded = checkpoint.load_checkpoint(tmp_path / "c")
+@pytest.mark.parametrize("big", ["weights", "optimizer"])
+def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path, big: str) -> None:
+    sizes = {"weights": 4, "optimizer": 4, big: 1_000_000}
+    weights = {"w": torch.ones(sizes["weights"])}
+    state = {"step": 2, "optimizer": torch.ones(sizes["optimizer"])}
+    save_checkpoint(tmp_path / "c", {"w": torch.ones(3)}, {"step": 1})
+    with (
+        no_file_beyond(100_000),
+        pytest.raises(CheckpointError, match="could not be written.*free space"),
+    ):
+        save_checkpoint(tmp_path / "c", weights, state)
+    loaded = load_checkpoint(tmp_path / "c")
     assert loaded is not None
     assert loaded[1]["step"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["c"]
