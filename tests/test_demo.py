@@ -41,11 +41,18 @@ def test_quick_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "measured in this run" in out_text
     assert "not quality or speed" in out_text
     assert "full − shared" in out_text
-    page = spine_page(results, written["config"], written["environment"], "the command")
+    page = spine_page(
+        results,
+        written["config"],
+        written["environment"],
+        "the command",
+        "a quiet hour",
+    )
     for figure in (
         f"{results['bytes_moved']:,} bytes",
         f"{results['accuracy']['naive']['invoicing']['nll']:.3f}",
         "| contexts prefilled | 2 | 4 |",
-        str(written["environment"]["commit"]),
+        str(environment["commit"]),
+        "a quiet hour",
     ):
         assert figure in page

@@ -14,12 +14,17 @@ def spine_page(
     config: Mapping[str, Any],
     environment: Mapping[str, Any],
     command: str,
+    note: str = "",
 ) -> str:
-    """Markdown with every figure of the run and how to make it again."""
+    """Markdown with every figure of the run and how to make it again.
+
+    `note` says what the figures do not: the state of the machine, say.
+    """
     today = datetime.date.today().isoformat()
     parts = [
         f"# The spine, {today}\n",
         _setup(config, environment, command),
+        *([f"{note}\n"] if note else []),
         "## Accuracy on held-out contexts\n",
         _accuracy(results["accuracy"]),
         _paired(results["paired"]),

@@ -44,14 +44,10 @@ class ServingSettings(Config):
     seed: int = 5000
 
 
-class TestSettings(Config):
-    """Held-out cases."""
+class HeldOutSettings(DataSettings):
+    """The test cases: fields as in training, seeds of their own."""
 
-    __test__ = False
     contexts: int = Field(8, ge=1)
-    records: int = Field(18, ge=1)
-    records_max: int | None = Field(None, ge=1)
-    questions: int = Field(8, ge=1)
     seed: int = 1000
 
 
@@ -65,7 +61,7 @@ class SpineSettings(Config):
     seed: int = 0
     boundary: Literal["last_token", "suffix"] = "last_token"
     train: DataSettings = DataSettings(contexts=128)
-    test: TestSettings = TestSettings()
+    test: HeldOutSettings = HeldOutSettings()
     serving: ServingSettings = ServingSettings()
 
 

@@ -17,6 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which benchmark, and where its page goes."""
     parser.add_argument("benchmark", choices=("spine",), help="what to measure")
     parser.add_argument(
+        "--note",
+        default="",
+        metavar="TEXT",
+        help="a sentence for the page: what else the machine did meanwhile",
+    )
+    parser.add_argument(
         "--page",
         type=Path,
         default=ROOT / "docs" / "results" / "spine.md",
@@ -37,6 +43,6 @@ def run(options: Options) -> Report:
     command += "".join(f" --set {override}" for override in options.overrides)
     page: Path = options.extra.page
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(spine_page(results, config, began, command))
+    page.write_text(spine_page(results, config, began, command, options.extra.note))
     say(f"wrote {page}")
     return Report(config, results)

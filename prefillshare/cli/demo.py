@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from prefillshare.bench.spine import (
+    HeldOutSettings,
     ServingSettings,
     SpineSettings,
-    TestSettings,
     run_spine,
 )
 from prefillshare.cli.command import Options, Report
@@ -24,13 +24,13 @@ from prefillshare.training.settings import DataSettings
 _QUICK = SpineSettings(
     steps=60,
     train=DataSettings(contexts=32, records=6, questions=4),
-    test=TestSettings(contexts=4, records=6, questions=4),
+    test=HeldOutSettings(contexts=4, records=6, questions=4),
     serving=ServingSettings(contexts=3, records=12, max_tokens=16),
 )
 _REAL = SpineSettings(
     steps=24,
     train=DataSettings(contexts=24, records=10),
-    test=TestSettings(contexts=6, records=10),
+    test=HeldOutSettings(contexts=6, records=10),
     serving=ServingSettings(contexts=3, records=34, max_tokens=40),
 )
 
