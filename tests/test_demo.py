@@ -52,7 +52,7 @@ def test_quick_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         f"{results['bytes_moved']:,} bytes",
         f"{results['accuracy']['naive']['invoicing']['nll']:.3f}",
         "| contexts prefilled | 2 | 4 |",
-        str(environment["commit"]),
+        str(written["environment"]["commit"]),
         "a quiet hour",
     ):
         assert figure in page
