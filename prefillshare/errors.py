@@ -8,6 +8,7 @@
     ├── UnsupportedModelError    a model's KV cache cannot be shared (yet), and why
     ├── CheckpointError          a checkpoint cannot be written or read
     ├── DataError                an example cannot be trained or evaluated on
+    ├── SandboxError             this machine cannot confine an untrusted program
     ├── CapacityError            memory for KV blocks is used up
     ├── RequestError             a client asked for something impossible
     │   ├── UnknownModelError
@@ -50,6 +51,10 @@ class CheckpointError(PrefillShareError):
 
 class DataError(PrefillShareError):
     """An example cannot be trained or evaluated on."""
+
+
+class SandboxError(PrefillShareError):
+    """This machine cannot confine an untrusted program, so it is not run."""
 
 
 class CapacityError(PrefillShareError):

@@ -1,0 +1,1 @@
+"""Programs that nobody has read: `runner` starts them, `confined` is their cage."""
