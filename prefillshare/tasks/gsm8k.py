@@ -1,0 +1,54 @@
+"""Grade-school problems whose answers end in `#### n` (GSM8K, arXiv 2110.14168)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from prefillshare.config import Config
+from prefillshare.tasks.base import Marks, Sample, Split, Unit
+from prefillshare.tasks.rows import Row, read_rows
+from prefillshare.tasks.scoring import final_number
+
+
+class Gsm8k(Config):
+    """Two files of JSON lines with `question` and `answer`."""
+
+    kind: Literal["gsm8k"] = "gsm8k"
+    train: Path
+    test: Path
+    name: str = "solver"
+    suffix: str = ""
+
+    def units(self, split: Split) -> list[Unit]:
+        """One sample a unit.
+
+        Raises:
+            DataError: the split's file is unusable.
+        """
+        path = self.train if split == "train" else self.test
+        return [(sample_of(row, self.suffix),) for row in read_rows(path)]
+
+    def score(self, sample: Sample, response: str) -> Marks:
+        """By number; see `score`."""
+        return score(sample, response)
+
+
+def sample_of(row: Row, suffix: str = "") -> Sample:
+    """The problem as the user puts it, its worked answer as the reference.
+
+    Raises:
+        DataError: a column is missing, or the answer has no `#### n`.
+    """
+    answer = row.text("answer")
+    if "####" not in answer or final_number(answer) is None:
+        raise row.error(
+            "answer", f"ends in {answer[-40:]!r}", "end it in `#### number`"
+        )
+    question = {"role": "user", "content": row.text("question").strip()}
+    return Sample((question,), suffix, answer.strip())
+
+
+def score(sample: Sample, response: str) -> Marks:
+    """Whether the response's final number is the reference's."""
+    return {"exact": final_number(response) == final_number(sample.answer)}
