@@ -1,0 +1,1 @@
+"""Tasks from public data sets: where rows come from, what they mean, how to score."""
