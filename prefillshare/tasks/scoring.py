@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+_OPENING = re.compile(r"[{\[]")
 _DECODER = json.JSONDecoder()
 # What json and ast raise on text that is no JSON or Python, however deep or odd.
 _UNREADABLE = (ValueError, SyntaxError, RecursionError, MemoryError, TypeError)
@@ -61,7 +62,7 @@ def json_values(text: str) -> Iterator[Any]:
     One that is cut short by the end of the text hides what it holds.
     """
     at = 0
-    while match := re.compile(r"[{\[]").search(text, at):
+    while match := _OPENING.search(text, at):
         try:
             value, at = _DECODER.raw_decode(text, match.start())
         except json.JSONDecodeError as error:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from prefillshare.errors import DataError, SandboxError
+from prefillshare.errors import DataError
 from prefillshare.tasks import humaneval
 from prefillshare.tasks.base import Sample, Task
 from prefillshare.tasks.humaneval import HumanEval
-from prefillshare.tasks.sandbox.runner import require_sandbox
 
 PROBLEMS: list[dict[str, Any]] = [
     {
@@ -36,14 +34,7 @@ PROBLEMS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def walls() -> None:
-    try:
-        require_sandbox()
-    except SandboxError as error:
-        if "CI" in os.environ:
-            raise
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("sandbox")
 
 
 @pytest.fixture

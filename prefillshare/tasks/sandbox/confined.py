@@ -1,9 +1,10 @@
 """The inside of the sandbox: gives up every right, then runs one program.
 
 `runner` starts this in an interpreter of its own, with a request on standard input:
-one JSON object with `program`, `token`, `result` (a file descriptor), `scratch` and
-`limits`. The answers on `result` are lines: `ready TOKEN` once nothing is permitted
-any more, `passed TOKEN` once the program ran to its end, or `refused TOKEN REASON`.
+one JSON object with `program`, `token`, `result` (a file descriptor), `scratch`,
+`parent` (the runner's process) and `limits`. The answers on `result` are lines:
+`ready TOKEN` once nothing is permitted any more, `passed TOKEN` once the program ran
+to its end, or `refused TOKEN REASON`.
 
 It imports the standard library alone: it starts once per program.
 """
@@ -48,6 +49,7 @@ def main() -> None:
         os.dup2(nothing.fileno(), 0)
     result, token = int(request["result"]), str(request["token"])
     try:
+        _end_with(request["parent"])
         confine(Path(request["scratch"]), request["limits"])
     except (OSError, RuntimeError) as error:
         os.write(result, f"refused {token} {error}\n".encode())
@@ -67,7 +69,6 @@ def confine(scratch: Path, limits: Mapping[str, Any]) -> None:
         RuntimeError: the filter has no list for this kind of machine.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    _checked(libc.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0))
     _checked(libc.prctl(_SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0))
     _limit(limits)
     # A privileged process could raise its limits again.
@@ -75,6 +76,15 @@ def confine(scratch: Path, limits: Mapping[str, Any]) -> None:
     _checked(libc.capset(header, bytes(24)))
     landlock.restrict(_readable(), scratch)
     seccomp.install()
+
+
+def _end_with(parent: int) -> None:
+    """Has the kernel kill this process when the runner dies, however it dies."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    _checked(libc.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0))
+    # It may have died before it could be waited for.
+    if os.getppid() != parent:
+        raise RuntimeError("the process that wanted the verdict is gone")
 
 
 def _checked(status: int) -> None:

@@ -137,6 +137,7 @@ def _run(program: str, limits: Limits) -> Outcome:
             "token": token,
             "result": result,
             "scratch": str(scratch),
+            "parent": os.getpid(),
             "limits": limits.model_dump(),
         }
         request.write(json.dumps(content).encode())

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from pathlib import Path
 
 import pytest
 
-from prefillshare.errors import SandboxError
-from prefillshare.tasks.sandbox import runner
 from prefillshare.tasks.sandbox.runner import Limits, run
 
 # Writes what a verdict could look like wherever it can.
@@ -23,16 +20,7 @@ for fd in range(32):
         pass
 os._exit(0)
 """
-
-
-@pytest.fixture(autouse=True, scope="module")
-def walls() -> None:
-    try:
-        runner.require_sandbox()
-    except SandboxError as error:
-        if "CI" in os.environ:
-            raise
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("sandbox")
 
 
 def failure_of(program: str, limits: Limits | None = None) -> str:
@@ -163,6 +151,12 @@ def test_a_process_keeps_to_itself(action: str) -> None:
     assert "OSError" in failure_of("import fcntl, resource\n" + _reports(action))
 
 
+def test_no_privilege_is_left() -> None:
+    # A privileged process opens files whatever their mode.
+    create = "import os\nos.close(os.open('file', os.O_CREAT, 0))\n"
+    assert "OSError" in failure_of(create + _reports("open('file')"))
+
+
 def test_a_fork_bomb_is_one_process() -> None:
     program = "import os\nwhile True:\n    os.fork()"
     assert "Function not implemented" in failure_of(program)
@@ -192,9 +186,7 @@ def test_an_endless_loop_runs_out_of_cpu_time() -> None:
 def test_a_sleeper_runs_out_of_time() -> None:
     program = "import time\nwhile True:\n    time.sleep(1000)"
     limits = Limits(wall_seconds=0.5)
-    started = time.monotonic()
     assert "ran for more than 0.5 s" in failure_of(program, limits)
-    assert time.monotonic() - started < 100
 
 
 def test_a_gigabyte_of_print_is_bounded() -> None:
@@ -223,40 +215,3 @@ def test_nothing_is_left_behind(
     open_files = len(os.listdir("/proc/self/fd"))
     run("pass", Limits())
     assert len(os.listdir("/proc/self/fd")) == open_files
-
-
-@pytest.mark.parametrize(
-    ("broken", "message"),
-    [
-        # What a kernel without these calls answers.
-        ("landlock._CREATE_RULESET = 9999", "Landlock is refused by the kernel"),
-        ("seccomp._SET_SECCOMP = 9999", "seccomp filter refused"),
-        ("seccomp.platform.machine = lambda: 'vax'", "no list of system calls for vax"),
-        # Protections that report success and hold nothing.
-        ("seccomp.install = lambda: None", "a socket was allowed"),
-        ("landlock.restrict = lambda *_: None", "a file outside was allowed"),
-        ("raise RuntimeError('early')", "before it was confined"),
-    ],
-)
-def test_without_a_wall_nothing_is_run(
-    broken: str, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    imports = "from prefillshare.tasks.sandbox import landlock, seccomp; "
-    path, rest = runner._START.split("; ", 1)
-    monkeypatch.setattr(runner, "_START", f"{path}; {imports}{broken}; {rest}")
-    runner.require_sandbox.cache_clear()
-    try:
-        with pytest.raises(SandboxError, match=message):
-            run("pass", Limits())
-    finally:
-        runner.require_sandbox.cache_clear()
-
-
-def test_other_systems_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.platform", "darwin")
-    runner.require_sandbox.cache_clear()
-    try:
-        with pytest.raises(SandboxError, match="Linux only, not darwin"):
-            run("pass", Limits())
-    finally:
-        runner.require_sandbox.cache_clear()
