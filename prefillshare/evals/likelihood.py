@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from prefillshare.errors import DataError
+from prefillshare.errors import DataError, UnsupportedModelError
 from prefillshare.kv.cache import KVCache
 from prefillshare.models.prefill import PrefillModule
 
@@ -153,11 +153,20 @@ class SharedCacheScorer:
     def cache(self, token_ids: Sequence[int]) -> KVCache | None:
         """The prefill module's cache of `token_ids`; None for no tokens."""
         wanted = tuple(token_ids)
-        known = common_prefix(self._tokens, wanted)
-        past = self._cache.slice(0, known) if self._cache is not None else None
+        past = self._past(common_prefix(self._tokens, wanted))
         self._cache = self.prefill.prefill(wanted, past) if wanted else None
         self._tokens = wanted
         return self._cache
+
+    def _past(self, tokens: int) -> KVCache | None:
+        """The first `tokens` of the last cache, if they can be had."""
+        if self._cache is None or tokens == 0:
+            return None
+        try:
+            return self._cache.slice(0, tokens)
+        except UnsupportedModelError:
+            # Recurrent states cannot be cut: such a prompt is prefilled from its start.
+            return None
 
     def _score_group(self, items: Sequence[Continuation]) -> list[TokenScores]:
         """Scores of continuations whose prefilled tokens are the same."""
@@ -167,15 +176,15 @@ class SharedCacheScorer:
         own = [min(x.scored, len(row) - 1) for x, row in zip(items, rows, strict=True)]
         by_decoder = score_rows(self.decoder, rows, own, cache)
         return [
-            self._score_prompt(item, cache).then(scores) if item.scored > n else scores
+            self._score_prompt(item).then(scores) if item.scored > n else scores
             for item, n, scores in zip(items, own, by_decoder, strict=True)
         ]
 
-    def _score_prompt(self, item: Continuation, cache: KVCache | None) -> TokenScores:
+    def _score_prompt(self, item: Continuation) -> TokenScores:
         """Scores of those scored tokens that the prefill module predicts."""
         start = item.first_scored - 1
         tokens = item.token_ids[start : item.boundary + 1]
-        past = cache.slice(0, start) if cache is not None and start else None
+        past = self.cache(item.token_ids[:start])
         (scores,) = score_rows(self.prefill.model, [tokens], [len(tokens) - 1], past)
         return scores
 

@@ -1,0 +1,20 @@
+"""Evaluate a decoder with lm-evaluation-harness.
+
+python train/harness.py --model prefillshare \\
+    --model_args model=models/base,decoder=runs/shipping --tasks gsm8k
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prefillshare.evals.lm_eval import main as harness_main
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the harness's own command line; returns its exit status."""
+    return harness_main(argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
