@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 import torch
 
 from prefillshare.errors import UnsupportedModelError
+from prefillshare.kv.layers import LayerKV, layers_of
 
 _DTYPES = {
     "float64": torch.float64,
@@ -20,17 +21,8 @@ _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 
 @dataclass(frozen=True)
-class LayerKV:
-    """One layer's cache: `kv_heads` x tokens x `head_dim` keys and as many values."""
-
-    kind: Literal["full_attention"]
-    kv_heads: int
-    head_dim: int
-
-
-@dataclass(frozen=True)
 class KVLayout:
-    """Per layer, what one token leaves in the cache."""
+    """Per layer, what a prompt leaves in the cache."""
 
     layers: tuple[LayerKV, ...]
 
@@ -39,33 +31,61 @@ class KVLayout:
         """The layout of a Hugging Face config.
 
         Raises:
-            UnsupportedModelError: a layer that is not full attention, or RoPE whose
-                keys depend on the total length.
+            UnsupportedModelError: a layer of a kind that cannot be shared (`layers_of`
+                says which), or RoPE whose keys depend on the total length.
         """
         text = config.get_text_config()
         _refuse_length_dependent_rope(text)
-        kinds = getattr(text, "layer_types", None) or (
-            ["full_attention"] * text.num_hidden_layers
-        )
-        window = getattr(text, "sliding_window", None)
-        if "layer_types" not in text.to_dict() and window:
-            kinds = ["sliding_attention"] * text.num_hidden_layers
-        foreign = sorted(set(kinds) - {"full_attention"})
-        if foreign:
-            raise UnsupportedModelError(
-                f"layers of kind {foreign} cannot be shared yet; use a model whose "
-                "layers are all full_attention"
-            )
-        heads = text.num_attention_heads
-        kv_heads = getattr(text, "num_key_value_heads", None) or heads
-        head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
-        layer = LayerKV("full_attention", kv_heads, head_dim)
-        return cls((layer,) * text.num_hidden_layers)
+        return cls(layers_of(text))
+
+    @property
+    def attention_layers(self) -> tuple[LayerKV, ...]:
+        """The layers that keep keys and values, in order."""
+        return tuple(layer for layer in self.layers if layer.kind != "recurrent")
+
+    @property
+    def has_recurrent_state(self) -> bool:
+        """Whether a cache can be resumed only where it ends, never cut."""
+        return any(layer.kind == "recurrent" for layer in self.layers)
+
+    @property
+    def requires_equal_rows(self) -> bool:
+        """Whether padding between two tokens of a batch's row changes its numbers.
+
+        A recurrent state runs through padding, and a mask that transformers makes
+        counts padding into a sliding window. Such a model takes rows of one length,
+        or one row at a time; behind a row's last token padding does no harm. Full
+        attention alone masks padding anywhere.
+        """
+        return any(layer.kind != "full_attention" for layer in self.layers)
 
     @property
     def elements_per_token(self) -> int:
         """Keys and values over all layers that one token leaves."""
         return sum(2 * layer.kv_heads * layer.head_dim for layer in self.layers)
+
+    def bytes_per_token(self, dtype: torch.dtype) -> int:
+        """Bytes that every token adds in a model of `dtype`."""
+        return self.elements_per_token * dtype.itemsize
+
+    def fixed_bytes(self, dtype: torch.dtype) -> int:
+        """Bytes of all recurrent states, however many tokens were read."""
+        states = [state for layer in self.layers for state in layer.states]
+        return sum(state.nbytes(dtype) for state in states)
+
+    def require_blocks(self) -> None:
+        """Raise `UnsupportedModelError` unless blocks of tokens hold the whole cache.
+
+        Serving keeps and moves such blocks.
+        """
+        recurrent = [i for i, x in enumerate(self.layers) if x.kind == "recurrent"]
+        if recurrent:
+            raise UnsupportedModelError(
+                f"layers {recurrent} keep a recurrent state, which blocks of tokens "
+                "cannot hold, so this model cannot be served; serve one whose layers "
+                "are all attention, or use PrefillModule with a CheckpointStore in one "
+                "process"
+            )
 
 
 @dataclass(frozen=True)
@@ -97,8 +117,8 @@ class KVFormat:
         return layout.elements_per_token * self.block_tokens * size
 
     def slice_bytes(self, layout: KVLayout) -> int:
-        """Bytes of one slice: one layer's keys and values of one block."""
-        return self.bytes_per_block(layout) // len(layout.layers)
+        """Bytes of one slice: one attention layer's keys and values of one block."""
+        return self.bytes_per_block(layout) // len(layout.attention_layers)
 
     def blocks(self, tokens: int) -> int:
         """Blocks that hold `tokens` tokens, the last one possibly partial."""

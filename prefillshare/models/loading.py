@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from prefillshare.errors import ConfigError
+from prefillshare.kv.layout import KVLayout
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
@@ -80,6 +81,19 @@ def share_weights(model: PreTrainedModel) -> PreTrainedModel:
 
 def model_context_tokens(directory: Path) -> int:
     """The context window of the model in `directory`, in tokens."""
+    return int(_config(directory).get_text_config().max_position_embeddings)
+
+
+def model_layout(directory: Path) -> KVLayout:
+    """What the model in `directory` leaves in a cache, without loading its weights.
+
+    Raises:
+        ConfigError: no model lies there.
+        UnsupportedModelError: its cache cannot be shared.
+    """
+    return KVLayout.from_config(_config(directory))
+
+
+def _config(directory: Path) -> Any:
     require_model_directory(directory)
-    config = AutoConfig.from_pretrained(directory, local_files_only=True)
-    return int(config.get_text_config().max_position_embeddings)
+    return AutoConfig.from_pretrained(directory, local_files_only=True)

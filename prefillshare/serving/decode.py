@@ -43,6 +43,7 @@ class DecodeWorker:
         path = settings.decoder(name).path
         self.decoder = Decoder.load(path, base, self.base_id)
         self.layout = KVLayout.from_config(base.config)
+        self.layout.require_blocks()
         self.compute = ComputeThread(settings.threads)
         self.importer = TcpImporter()
         self.own: PrefillEngine | None = None

@@ -38,6 +38,12 @@ class PrefillEngine:
     def __init__(
         self, module: PrefillModule, model_id: ModelId, form: KVFormat, blocks: int
     ) -> None:
+        """Reserve a pool of `blocks` blocks.
+
+        Raises:
+            UnsupportedModelError: blocks cannot hold the module's cache.
+        """
+        module.layout.require_blocks()
         self.module, self.model_id, self.form = module, model_id, form
         self.pool = BlockPool(blocks, form.bytes_per_block(module.layout))
         self.index = PrefixIndex(self.pool, form.block_tokens)

@@ -20,7 +20,7 @@ from typing import IO, Self
 from prefillshare.errors import WorkerError
 from prefillshare.kv.identity import ModelId
 from prefillshare.models.decoder import DecoderRecord
-from prefillshare.models.loading import require_model_directory
+from prefillshare.models.loading import model_layout
 from prefillshare.serving.messages import TOKEN_VARIABLE
 from prefillshare.serving.settings import ServeSettings
 from prefillshare.serving.worker import listen
@@ -111,7 +111,7 @@ class Cluster:
     def _check(self) -> None:
         """Find what would fail before seconds are spent on loading models."""
         settings = self.settings
-        require_model_directory(settings.model)
+        model_layout(settings.model).require_blocks()
         model_id = ModelId.from_directory(settings.model)
         for decoder in settings.decoders:
             DecoderRecord.load(decoder.path).require_base(model_id)
