@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 import torch
 from transformers import PreTrainedModel
 
@@ -44,6 +46,15 @@ def tiny(architecture: Architecture) -> Tiny:
         model = load_model(directory, torch.float64)
         model_id = ModelId.from_directory(directory)
     return Tiny(model, model_id, _BANDS.get(architecture, 1e-10))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Tiny tensors gain nothing from threads, and wait for them on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def assert_close(mine: KVCache, theirs: KVCache, band: float) -> None:

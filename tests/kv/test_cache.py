@@ -13,6 +13,9 @@ from prefillshare.kv.states import RecurrentState, StateLayer
 from prefillshare.models.prefill import PrefillModule
 from prefillshare.models.tiny import Architecture
 from tests.architectures import HYBRID, TOKENS, WINDOW, assert_close, tensors, tiny
+from tests.architectures import one_thread as one_thread
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def hybrid_cache(tokens: int) -> KVCache:
