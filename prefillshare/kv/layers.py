@@ -92,10 +92,8 @@ def _kinds(text: Any) -> list[str]:
     if getattr(text, "kv_lora_rank", None):
         ours["full_attention"] = "mla_latent"
     kinds = [ours.get(kind, kind) for kind in given]
-    for i, mode in enumerate(getattr(text, "kv_sharing_modes", None) or ()):
-        if mode == "reuse":
-            kinds[i] = "shared_kv"
-    return kinds
+    borrowed = getattr(text, "num_kv_shared_layers", None) or 0
+    return kinds[: len(kinds) - borrowed] + ["shared_kv"] * borrowed
 
 
 def _refuse_foreign(text: Any, kinds: list[str]) -> None:

@@ -70,10 +70,10 @@ def test_a_model_that_writes_in_place_does_not_reach_the_cache() -> None:
     before = [tensor.clone() for tensor in tensors(cache)]
     running = cache.to_transformers()
     snapshot = KVCache.from_transformers(running)
-    conv, recurrent = running.get_conv_state(0), running.get_recurrent_state(0)
-    assert conv is not None and recurrent is not None
-    conv.zero_()
-    recurrent.zero_()
+    layer = running.layers[0]
+    assert isinstance(layer, StateLayer)
+    layer.conv_states[0].zero_()
+    layer.recurrent_states[0].zero_()
     for held in (cache, snapshot):
         torch.testing.assert_close(tensors(held), before, rtol=0, atol=0)
 

@@ -6,6 +6,8 @@ Everything is fp64 and within 1e-10, but for the float32 recurrence of `qwen3_5`
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -155,14 +157,16 @@ def test_checkpoints_are_caches_of_their_prefixes(architecture: Architecture) ->
         assert_close(cache, expected, tiny(architecture).band)
 
 
-def widths_of(module: PrefillModule) -> list[int]:
+@contextmanager
+def widths_of(module: PrefillModule) -> Iterator[list[int]]:
     """Filled with the number of tokens of each forward pass."""
     widths: list[int] = []
-    module.model.register_forward_pre_hook(
+    hook = module.model.register_forward_pre_hook(
         lambda _, args, kwargs: widths.append(kwargs["input_ids"].shape[1]),
         with_kwargs=True,
     )
-    return widths
+    yield widths
+    hook.remove()
 
 
 @every
@@ -174,17 +178,16 @@ def test_a_prompt_resumes_from_its_longest_checkpoint(
     prefill.prefill(b"root", TOKENS, boundaries=(30, 44))
     branches = {n: TOKENS[:n] + BRANCH for n in (52, 43, 29, 20)}
     expected = {n: module.prefill(ids) for n, ids in branches.items()}
-    widths = widths_of(module)
     computed = {}
     for n, ids in branches.items():
-        del widths[:]
-        cache = prefill.prefill(b"root", ids)
+        with widths_of(module) as widths:
+            cache = prefill.prefill(b"root", ids)
         assert_close(cache, expected[n], tiny(architecture).band)
         computed[n] = sum(widths)
     # From 50, 30, 25 and, there being none, from the beginning.
     assert computed == {52: 22, 43: 33, 29: 24, 20: 40}
-    del widths[:]
-    prefill.prefill(b"another root", TOKENS)
+    with widths_of(module) as widths:
+        prefill.prefill(b"another root", TOKENS)
     assert sum(widths) == len(TOKENS)
 
 
