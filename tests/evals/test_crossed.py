@@ -73,6 +73,22 @@ def test_seeds_that_differ_widen_it() -> None:
     assert apart.high - apart.low > 3 * (same.high - same.low)
 
 
+def test_noise_alone_is_not_counted_once_by_seed_and_once_by_cluster() -> None:
+    x = np.random.default_rng(0).normal(0, 1, (60, 60))
+    interval = crossed_interval(x.tolist(), level=0.9)
+    # Of 3,600 independent values; counted twice it were 1.41 times as wide.
+    wanted = 2 * 1.645 / 60
+    assert interval.high - interval.low == pytest.approx(wanted, rel=0.2)
+
+
+def test_spreads_of_seeds_and_of_examples_add_up() -> None:
+    rng = np.random.default_rng(0)
+    seed, example = rng.normal(0, 1, (60, 1)), rng.normal(0, 1, 60)
+    interval = crossed_interval((seed + example).tolist(), level=0.9)
+    wanted = 2 * 1.67 * (seed.var(ddof=1) / 60 + example.var(ddof=1) / 60) ** 0.5
+    assert interval.high - interval.low == pytest.approx(wanted, rel=0.05)
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     st.integers(1, 4),

@@ -148,6 +148,22 @@ def test_a_chat_is_answered_as_it_is_served(trained: PrefillShareLM) -> None:
     assert cut == text[: text.index(stop)]
 
 
+def test_generation_ends_at_a_stop_sequence(trained: PrefillShareLM) -> None:
+    (whole,) = trained.generate_until(
+        requests("generate_until", [("abc", {"until": [], "max_gen_toks": 12})]), True
+    )
+    steps: list[object] = []
+    hook = trained.decoder.model.register_forward_hook(lambda *_: steps.append(None))
+    options = {"until": whole[:1], "max_gen_toks": 12}
+    try:
+        (cut,) = trained.generate_until(
+            requests("generate_until", [("abc", options)]), True
+        )
+    finally:
+        hook.remove()
+    assert (cut, len(steps)) == ("", 1)
+
+
 def test_the_decoder_never_reads_what_is_shared(trained: PrefillShareLM) -> None:
     read: list[list[int]] = []
     hook = trained.decoder.model.register_forward_pre_hook(

@@ -83,10 +83,10 @@ def test_a_token_that_the_continuation_changed_is_not_prefilled() -> None:
     cut = ServedPrompts(merging_tokenizer(), record, 100)
     # The prompt's tokens are q : " ", but " x" is one token.
     assert len(cut.encode("q: ")) == 3
-    whole = cut.encode("q: x")
-    assert len(whole) == 3
+    whole = cut.encode("q: xyz")
+    assert len(whole) == 5
     item = cut.continuation("q: ", whole[:2], whole[2:])
-    assert (item.token_ids, item.scored, item.boundary) == (tuple(whole), 1, 1)
+    assert (item.token_ids, item.scored, item.boundary) == (tuple(whole), 3, 1)
 
 
 def test_what_is_too_long_loses_its_beginning() -> None:
