@@ -36,11 +36,11 @@ class RecurrentState:
 
 
 class StateLayer(LinearAttentionLayer):
-    """A layer of a transformers cache whose updates leave earlier tensors alone.
+    """A layer of a transformers cache that can be differentiated through.
 
-    So a state that went into a computation can still be differentiated through
-    after the next one. (A step of a single token writes into the convolution's
-    state, which is its own copy.)
+    Its recurrence takes a new state instead of writing over the one that went into
+    the computation. The convolution's inputs are written over: joining them to the
+    next ones copies them first.
     """
 
     conv_states: dict[int, Any]
@@ -71,22 +71,10 @@ class StateLayer(LinearAttentionLayer):
             recurrent[row].clone() if recurrent is not None else None,
         )
 
-    def update_conv_state(
-        self,
-        conv_states: torch.Tensor,
-        state_idx: int = 0,
-        conv_kernel_size: int | None = None,
-        **_: Any,
-    ) -> torch.Tensor:
-        """Append inputs `[B, C, T]`; returns them behind the earlier ones."""
-        if self.is_conv_states_initialized[state_idx]:
-            self.conv_states[state_idx] = self.conv_states[state_idx].clone()
-        return super().update_conv_state(conv_states, state_idx, conv_kernel_size)
-
     def update_recurrent_state(
         self, recurrent_states: torch.Tensor, state_idx: int = 0, **_: Any
     ) -> torch.Tensor:
-        """Take the new state `[B, H, D, E]`."""
+        """Take the new state of all rows `[rows, H, D, E]`."""
         self.recurrent_states[state_idx] = recurrent_states
         self.is_recurrent_states_initialized[state_idx] = True
         return recurrent_states

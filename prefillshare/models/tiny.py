@@ -87,7 +87,6 @@ def save_tiny_model(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config)
-        _lengthen_memory(model)
         torch.nn.Module.to(model, dtype)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
@@ -131,16 +130,6 @@ def _lfm2(common: dict[str, Any], _: int) -> PreTrainedConfig:
 def _in_turn(common: dict[str, Any], kind: str) -> list[str]:
     kinds = (kind, "full_attention")
     return [kinds[i % 2] for i in range(common["num_hidden_layers"])]
-
-
-def _lengthen_memory(model: torch.nn.Module) -> None:
-    """Recurrences that are made to forget within a token or two last for dozens.
-
-    Otherwise a wrong state would hardly show.
-    """
-    for name, parameter in model.named_parameters():
-        if name.endswith("A_log"):
-            parameter.data -= 5.0
 
 
 # Wide enough weights that what a layer does shows in the logits.
