@@ -15,9 +15,10 @@ import pytest
 from transformers import PreTrainedModel
 
 from prefillshare.errors import ConfigError, ContextLengthError, IdentityError
-from prefillshare.evals.lm_eval import PrefillShareLM, main
+from prefillshare.evals.lm_eval import PrefillShareLM
 from tests.conftest import make_decoder
 from tests.evals.harness import requests, saved
+from train.harness import main
 
 ROOT = Path(__file__).resolve().parents[2]
 
