@@ -74,6 +74,9 @@ ROLES = {
     "full": "ordinary fine-tune, own prefill",
     "naive": "that same decoder on the base's cache",
     "shared": "cache-conditioned, on the base's cache",
+    "recompute": "the full decoder, some layers of the base's cache computed anew",
+    "icarus": "all keys and values from the base, the decoder only reads",
+    "one_model": "one model that learned all tasks, own prefill",
     "no_context": "the shared decoder without the context (floor)",
 }
 

@@ -16,6 +16,12 @@ from prefillshare.models.prompt import Boundary
 from prefillshare.models.tiny import save_tiny_model
 
 
+@pytest.fixture(autouse=True, scope="session")
+def one_thread_for_all() -> None:
+    """Tiny tensors gain nothing from threads, and wait for them on a busy machine."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def tiny_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved fp64 model."""

@@ -10,7 +10,7 @@ from prefillshare.bench.spine import SpineSettings
 from prefillshare.config import Config, load_config
 from prefillshare.evals.comparison import EvalSettings
 from prefillshare.serving.settings import ServeSettings
-from prefillshare.training.settings import TrainSettings
+from prefillshare.training.settings import PrefillSettings, TrainSettings
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 KINDS: dict[str, type[Config]] = {
@@ -18,14 +18,14 @@ KINDS: dict[str, type[Config]] = {
     "eval": EvalSettings,
     "serve": ServeSettings,
     "bench": SpineSettings,
+    "recipes": TrainSettings,
 }
-
-
-# tests/tasks/recipes/test_recipe.py loads the recipes.
-PATHS = sorted(set(CONFIGS.rglob("*.yaml")) - set(CONFIGS.glob("recipes/*.yaml")))
+PATHS = sorted(CONFIGS.rglob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
 def test_loads(path: Path) -> None:
     kind = KINDS[path.relative_to(CONFIGS).parts[0]]
+    if path.name == "prefill.yaml":
+        kind = PrefillSettings
     assert isinstance(load_config(kind, path, []), kind)

@@ -1,4 +1,4 @@
-"""Two agents over one context, asked through a running router: TTFT and prefills."""
+"""Agents that hand a case on, asked through a running router: TTFT and prefills."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from typing import Any
 import httpx
 
 from prefillshare.errors import WorkerError
-from prefillshare.tasks.casefile import Case
-from prefillshare.training.data import messages_of
+from prefillshare.tasks.casefile import Case, chain_messages, next_messages
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def warm_up(
     """Every worker's first request, which no figure counts."""
     for session in systems.values():
         for agent in agents:
-            session.ask(agent, messages_of(case, case.questions[0]), 2)
+            session.ask(agent, list(chain_messages(case, case.questions[0])), 2)
 
 
 def measure(
@@ -116,20 +115,21 @@ def measure(
     cases: Sequence[Case],
     max_tokens: int,
 ) -> dict[str, SystemFigures]:
-    """Put every case to every agent, the systems in turn.
+    """Put every case to the agents, the systems in turn.
 
-    The order of the systems alternates from case to case, that of the agents every
-    second case, so that neither a drift of the machine nor a slower agent counts for
-    one side.
+    Each agent gets what the agents before it really answered. The order of the
+    systems alternates from case to case, so that a drift of the machine does not
+    count for one side.
     """
     figures = {name: SystemFigures() for name in systems}
     for i, case in enumerate(cases):
         names = list(systems) if i % 2 == 0 else list(reversed(systems))
         for name in names:
-            for agent in agents if i % 4 < 2 else reversed(agents):
-                messages = messages_of(case, case.questions[0])
-                answer = systems[name].ask(agent, messages, max_tokens)
+            messages = chain_messages(case, case.questions[0])
+            for agent in agents:
+                answer = systems[name].ask(agent, list(messages), max_tokens)
                 figures[name].answers.append(answer)
+                messages = next_messages(messages, answer.text)
     return figures
 
 

@@ -30,7 +30,9 @@ def spine_page(
         _paired(results["paired"]),
         "## Exact match by distance from the fact to the boundary (tokens)\n",
         _distances(results["exact_match_by_distance"]),
-        "## Served: two agents over each context\n",
+        "## Exact match by hand-off depth\n",
+        _depths(results["exact_match_by_depth"]),
+        f"## Served: {len(results['agents'])} agents hand each context on\n",
         _served(results),
         "## Where sharing loses\n",
         _losses(results),
@@ -111,6 +113,27 @@ def _distances(by_distance: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _depths(by_depth: Mapping[str, Any]) -> str:
+    depths = sorted(
+        {
+            row["depth"]
+            for tasks in by_depth.values()
+            for rows in tasks.values()
+            for row in rows
+        }
+    )
+    lines = [
+        "| system, agent | " + " | ".join(f"depth {depth}" for depth in depths) + " |",
+        "|---|" + "---|" * len(depths),
+    ]
+    for system, tasks in by_depth.items():
+        for task, rows in tasks.items():
+            cells = {r["depth"]: f"{r['exact_match']:.0%} (n {r['n']})" for r in rows}
+            figures = " | ".join(cells.get(depth, "–") for depth in depths)
+            lines.append(f"| {system}, {task} | {figures} |")
+    return "\n".join(lines) + "\n"
+
+
 def _served(results: Mapping[str, Any]) -> str:
     ttft, spread = results["ttft_seconds"], results["ttft_range_seconds"]
     lines = [
@@ -125,9 +148,10 @@ def _served(results: Mapping[str, Any]) -> str:
             f"{ttft[s]:.2f} ({spread[s]['min']:.2f}–{spread[s]['max']:.2f})"
             for s in ttft
         ],
-        "of which the first agent, median, s": [f"{turns[s][0]:.2f}" for s in ttft],
-        "of which the second agent, median, s": [f"{turns[s][1]:.2f}" for s in ttft],
     }
+    for turn, agent in enumerate(results["agents"]):
+        label = f"of which agent {turn + 1} ({agent}), median, s"
+        rows[label] = [f"{turns[s][turn]:.2f}" for s in ttft]
     lines += [f"| {name} | " + " | ".join(row) + " |" for name, row in rows.items()]
     text = (
         f"\n{results['served_contexts']} contexts, prompts of up to "

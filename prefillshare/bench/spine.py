@@ -18,8 +18,8 @@ from prefillshare.bench.agents import AgentSession, SystemFigures, measure, warm
 from prefillshare.config import Config
 from prefillshare.evals.comparison import (
     Accuracy,
+    ComparedTask,
     EvalSettings,
-    TaskSettings,
     compare,
     differences,
     summarise,
@@ -27,10 +27,9 @@ from prefillshare.evals.comparison import (
 from prefillshare.report import progress, say
 from prefillshare.serving.launcher import Cluster
 from prefillshare.serving.settings import DecoderSettings, ServeSettings
-from prefillshare.tasks.casefile import Case, generate
-from prefillshare.training.settings import DataSettings, TrainSettings
+from prefillshare.tasks.casefile import CHAIN, DEPTHS, Case, generate
+from prefillshare.training.settings import BatchSettings, CaseFiles, TrainSettings
 
-AGENTS: tuple[Literal["shipping", "invoicing"], ...] = ("shipping", "invoicing")
 PREFILLS: tuple[Literal["shared", "own"], ...] = ("shared", "own")
 DISTANCES = (0, 128, 256, 512, 1024, 2048, 4096)
 
@@ -44,7 +43,22 @@ class ServingSettings(Config):
     seed: int = 5000
 
 
-class HeldOutSettings(DataSettings):
+class CaseSettings(Config):
+    """Generated case files; see `tasks.casefile.CaseFileTask`."""
+
+    contexts: int = Field(128, ge=1)
+    records: int = Field(18, ge=1)
+    records_max: int | None = Field(None, ge=1)
+    questions: int = Field(8, ge=1)
+    seed: int = 0
+
+    def of(self, agent: str) -> CaseFiles:
+        """The same case files for every agent, at all its hand-off depths."""
+        depths = DEPTHS.get(agent, (1,))
+        return CaseFiles(agent=agent, depths=depths, **self.model_dump())
+
+
+class HeldOutSettings(CaseSettings):
     """The test cases: fields as in training, seeds of their own."""
 
     contexts: int = Field(8, ge=1)
@@ -52,15 +66,19 @@ class HeldOutSettings(DataSettings):
 
 
 class SpineSettings(Config):
-    """`model: null` is SmolLM2-135M-Instruct from its package."""
+    """`model: null` is SmolLM2-135M-Instruct from its package.
+
+    `agents` hand a case on in this order.
+    """
 
     model: Path | None = None
     output: Path = Path("runs/spine")
+    agents: list[str] = Field([agent.name for agent in CHAIN], min_length=1)
     steps: int = Field(120, ge=1)
     learning_rate: float = Field(2e-3, gt=0.0)
     seed: int = 0
     boundary: Literal["last_token", "suffix"] = "last_token"
-    train: DataSettings = DataSettings(contexts=128)
+    train: CaseSettings = CaseSettings()
     test: HeldOutSettings = HeldOutSettings()
     serving: ServingSettings = ServingSettings()
 
@@ -74,33 +92,31 @@ class Spine:
 
     def decoder(self, agent: str, prefill: str) -> Path:
         """Where a trained decoder lies."""
-        return self.settings.output / f"{agent}-{prefill}" / "decoder"
+        return self.settings.output / prefill / agent / "decoder"
 
     def train_all(self) -> None:
-        """Both agents, each cache-conditioned and the ordinary way."""
+        """All agents, each cache-conditioned and the ordinary way."""
         # Imported late: it brings accelerate, which serving alone does not need.
-        from prefillshare.training.trainer import Trainer
+        from prefillshare.training.decoders import decoder_trainer
 
         for prefill in PREFILLS:
-            for agent in AGENTS:
-                settings = self._training(agent, prefill)
-                title = f"training {agent}, {prefill} prefill"
-                with progress(title, settings.steps) as tick:
-                    trainer = Trainer(settings)
-                    trainer.run(lambda entry, t=tick: t(f"loss {entry.loss:.3f}"))  # type: ignore[misc]
+            settings = self._training(prefill)
+            title = f"training {len(settings.tasks)} agents, {prefill} prefill"
+            with progress(title, settings.steps) as tick:
+                trainer = decoder_trainer(settings)
+                trainer.run(lambda entry, t=tick: t(f"loss {entry.loss:.3f}"))  # type: ignore[misc]
 
     def accuracy(self) -> Accuracy:
         """All systems on held-out cases."""
         tasks = [
-            TaskSettings(
-                agent=agent,
+            ComparedTask(
+                task=self.settings.test.of(agent),
                 shared=self.decoder(agent, "shared"),
                 own=self.decoder(agent, "own"),
             )
-            for agent in AGENTS
+            for agent in self.settings.agents
         ]
-        test = self.settings.test.model_dump()
-        return compare(EvalSettings(model=self.model, tasks=tasks, **test), say)
+        return compare(EvalSettings(model=self.model, tasks=tasks), say)
 
     def serve(self) -> dict[str, Any]:
         """Both systems side by side on this machine, asked in turn."""
@@ -113,10 +129,12 @@ class Spine:
                 sessions[prefill] = session
             say("both systems are up: shared prefill, and one prefill per model")
             unmeasured, *cases = self._cases()
-            warm_up(sessions, AGENTS, unmeasured)
+            agents = self.settings.agents
+            warm_up(sessions, agents, unmeasured)
             before = sessions["shared"].stats()
-            figures = measure(sessions, AGENTS, cases, self.settings.serving.max_tokens)
-            return serving_results(figures, before, sessions["shared"].stats())
+            figures = measure(sessions, agents, cases, self.settings.serving.max_tokens)
+            after = sessions["shared"].stats()
+            return serving_results(figures, agents, before, after)
 
     def _cases(self) -> list[Case]:
         """One case to warm up with, and those that are measured."""
@@ -126,20 +144,18 @@ class Spine:
             for i in range(serving.contexts + 1)
         ]
 
-    def _training(
-        self, agent: Literal["shipping", "invoicing"], prefill: Literal["shared", "own"]
-    ) -> TrainSettings:
+    def _training(self, prefill: Literal["shared", "own"]) -> TrainSettings:
         settings = self.settings
         return TrainSettings(
             model=self.model,
-            output=settings.output / f"{agent}-{prefill}",
-            agent=agent,
+            output=settings.output / prefill,
+            tasks=[settings.train.of(agent) for agent in settings.agents],
             prefill=prefill,
             boundary=settings.boundary,
             steps=settings.steps,
             learning_rate=settings.learning_rate,
             seed=settings.seed,
-            data=settings.train,
+            batch=BatchSettings(),
             # Every figure of a run comes from that run.
             resume=False,
         )
@@ -147,7 +163,7 @@ class Spine:
     def _serving(self, prefill: str) -> ServeSettings:
         decoders = [
             DecoderSettings(name=agent, path=self.decoder(agent, prefill))
-            for agent in AGENTS
+            for agent in self.settings.agents
         ]
         return ServeSettings(model=self.model, decoders=decoders, port=0)
 
@@ -157,7 +173,10 @@ def run_spine(
 ) -> dict[str, Any]:
     """The whole experiment; returns its figures."""
     spine = Spine(settings, model)
-    say_stage("1/3 training two agents on the shared prefill, and two controls")
+    count = len(settings.agents)
+    say_stage(
+        f"1/3 training {count} agents on the shared prefill, and {count} controls"
+    )
     spine.train_all()
     say_stage("2/3 evaluating on held-out contexts")
     accuracy = spine.accuracy()
@@ -173,12 +192,20 @@ def run_spine(
             for system, tasks in accuracy.items()
             if system != "no_context"
         },
+        "exact_match_by_depth": {
+            system: {task: scores.exact_by_depth() for task, scores in tasks.items()}
+            for system, tasks in accuracy.items()
+            if system != "no_context"
+        },
         **spine.serve(),
     }
 
 
 def serving_results(
-    figures: dict[str, SystemFigures], before: dict[str, Any], after: dict[str, Any]
+    figures: dict[str, SystemFigures],
+    agents: list[str],
+    before: dict[str, Any],
+    after: dict[str, Any],
 ) -> dict[str, Any]:
     """TTFT and prefills of both systems; bytes and rate of the shared one's KV."""
 
@@ -194,12 +221,13 @@ def serving_results(
         "ttft_seconds": {name: f.ttft["median"] for name, f in figures.items()},
         "ttft_range_seconds": {name: f.ttft for name, f in figures.items()},
         "ttft_by_turn_seconds": {
-            name: [f.ttft_of_turn(turn, len(AGENTS)) for turn in range(len(AGENTS))]
+            name: [f.ttft_of_turn(turn, len(agents)) for turn in range(len(agents))]
             for name, f in figures.items()
         },
         "prefills": {name: f.context_prefills for name, f in figures.items()},
         "prefilled_tokens": {name: f.computed_tokens for name, f in figures.items()},
-        "served_contexts": len(figures["shared"].answers) // len(AGENTS),
+        "agents": agents,
+        "served_contexts": len(figures["shared"].answers) // len(agents),
         "served_prompt_tokens": max(a.prompt_tokens for a in figures["shared"].answers),
         "bytes_moved": int(moved("bytes_moved")),
         "transfer_gbps": moved("bytes_moved") * 8e-9 / seconds if seconds else 0.0,

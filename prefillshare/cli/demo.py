@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prefillshare.bench.spine import (
+    CaseSettings,
     HeldOutSettings,
     ServingSettings,
     SpineSettings,
@@ -19,17 +20,20 @@ from prefillshare.config import Config, load_config
 from prefillshare.models.smollm2 import smollm2_directory
 from prefillshare.models.tiny import save_tiny_model
 from prefillshare.report import accuracy_table, differences_table, say, table
-from prefillshare.training.settings import DataSettings
 
+# Two agents: four would need twice the time and memory.
+_AGENTS = ["shipping", "invoicing"]
 _QUICK = SpineSettings(
+    agents=_AGENTS,
     steps=60,
-    train=DataSettings(contexts=32, records=6, questions=4),
+    train=CaseSettings(contexts=32, records=6, questions=4),
     test=HeldOutSettings(contexts=4, records=6, questions=4),
     serving=ServingSettings(contexts=3, records=12, max_tokens=16),
 )
 _REAL = SpineSettings(
+    agents=_AGENTS,
     steps=24,
-    train=DataSettings(contexts=24, records=10),
+    train=CaseSettings(contexts=24, records=10),
     test=HeldOutSettings(contexts=6, records=10),
     serving=ServingSettings(contexts=3, records=34, max_tokens=40),
 )

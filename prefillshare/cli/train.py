@@ -1,4 +1,4 @@
-"""`prefillshare train`: wraps `accelerate launch train/decoder.py`."""
+"""`prefillshare train`: wraps `accelerate launch train/decoder.py` or `prefill.py`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,34 +18,53 @@ from prefillshare.config import load_config
 from prefillshare.errors import ConfigError, PrefillShareError
 from prefillshare.models.loading import require_model_directory
 from prefillshare.report import progress, say
-from prefillshare.training.settings import TrainSettings
+from prefillshare.training.settings import (
+    PrefillSettings,
+    RunSettings,
+    TrainSettings,
+)
+
+if TYPE_CHECKING:
+    from prefillshare.training.trainer import Trainer
+
+STAGES: dict[str, type[RunSettings]] = {
+    "decoder": TrainSettings,
+    "prefill": PrefillSettings,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """How many processes, or this one."""
+    """What to train, with how many processes, or in this one."""
+    parser.add_argument(
+        "stage",
+        nargs="?",
+        choices=STAGES,
+        default="decoder",
+        help="decoders (default), or a prefill module that is tuned to be read",
+    )
     parser.add_argument(
         "--processes", type=int, default=1, metavar="N", help="processes to launch"
     )
     parser.add_argument(
-        "--in-process", action="store_true", help="train here, as train/decoder.py does"
+        "--in-process", action="store_true", help="train here, as the scripts do"
     )
 
 
 def run(options: Options) -> Report | None:
-    """Train the decoder of the configuration."""
-    settings = load_config(TrainSettings, options.config, options.overrides)
+    """Train what the configuration describes."""
+    kind = STAGES[options.extra.stage]
+    settings = load_config(kind, options.config, options.overrides)
     if options.extra.in_process:
         return _train(settings)
     return _launch(settings, options)
 
 
-def _train(settings: TrainSettings) -> Report:
-    from prefillshare.training.trainer import StepLog, Trainer
+def _train(settings: RunSettings) -> Report:
+    from prefillshare.training.metrics import StepLog
 
-    trainer = Trainer(settings)
+    trainer = _trainer(settings)
     losses: list[float] = []
-    title = f"{settings.agent} ({settings.prefill} prefill)"
-    with progress(title, settings.steps) as tick:
+    with progress(f"training into {settings.output}", settings.steps) as tick:
 
         def show(entry: StepLog) -> None:
             losses.append(entry.loss)
@@ -53,14 +73,23 @@ def _train(settings: TrainSettings) -> Report:
         saved = trainer.run(show)
     if trainer.accelerator.is_main_process:
         say(f"saved {saved}")
-    return Report(
-        settings.model_dump(mode="json"), {"decoder": str(saved), "losses": losses}
-    )
+    key = "decoder" if isinstance(settings, TrainSettings) else "module"
+    return Report(settings.model_dump(mode="json"), {key: str(saved), "losses": losses})
 
 
-def _launch(settings: TrainSettings, options: Options) -> Report:
+def _trainer(settings: RunSettings) -> Trainer:
+    from prefillshare.training.decoders import decoder_trainer
+    from prefillshare.training.readable import prefill_trainer
+
+    if isinstance(settings, PrefillSettings):
+        return prefill_trainer(settings)
+    assert isinstance(settings, TrainSettings)
+    return decoder_trainer(settings)
+
+
+def _launch(settings: RunSettings, options: Options) -> Report:
     require_model_directory(settings.model)
-    script = ROOT / "train" / "decoder.py"
+    script = ROOT / "train" / f"{options.extra.stage}.py"
     if not script.is_file():
         raise ConfigError(f"{script} is missing; install from a checkout with pip -e")
     with tempfile.TemporaryDirectory(prefix="prefillshare-train-") as folder:
@@ -70,7 +99,9 @@ def _launch(settings: TrainSettings, options: Options) -> Report:
         command += ["--config", str(options.config)] if options.config else []
         for override in options.overrides:
             command += ["--set", override]
-        status = subprocess.run(command, check=False).returncode
+        # Without a GPU, several processes meet over gloo only if told to.
+        cpu = {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"}
+        status = subprocess.run(command, check=False, env=os.environ | cpu).returncode
         if status != 0:
             raise PrefillShareError(f"training ended with status {status}; see above")
         written = json.loads(figures.read_text())
@@ -84,4 +115,8 @@ def _accelerate(processes: int) -> list[str]:
     command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--quiet"]
     threads = max(1, (os.cpu_count() or 1) // processes)
     command += ["--num_cpu_threads_per_process", str(threads)]
+    if processes > 1:
+        # `--cpu` starts one process whatever the number; this flag starts them all,
+        # on whatever devices there are.
+        return [*command, "--multi_gpu", "--main_process_port", "0"]
     return command if torch.cuda.is_available() else [*command, "--cpu"]

@@ -1,4 +1,4 @@
-"""Score a prefill and decoder pair on case files: NLL and greedy exact match."""
+"""Score a scheme and a decoder on test units: NLL and greedy exact match."""
 
 from __future__ import annotations
 
@@ -9,17 +9,23 @@ from typing import Any
 import torch
 
 from prefillshare.evals.statistics import Interval, bootstrap
-from prefillshare.training.data import ContextGroup
-from prefillshare.training.objective import score_group
+from prefillshare.training.data import Group
+from prefillshare.training.packing import pack
+from prefillshare.training.schemes.base import Scheme, score
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Per example: NLL (nats per response token), exact match, distance, context."""
+    """Per example: NLL (nats per response token), exact match, and where it stands.
+
+    `distance` in tokens from fact to boundary, `depth` of the hand-off, `context` the
+    unit's number.
+    """
 
     nll: tuple[float, ...]
     exact: tuple[float, ...]
     distance: tuple[int, ...]
+    depth: tuple[int, ...]
     context: tuple[int, ...]
 
     def summary(self) -> dict[str, Any]:
@@ -36,11 +42,7 @@ class Scores:
         """Exact match in buckets `[edges[i], edges[i + 1])` of tokens."""
         rows = []
         for low, high in zip(edges[:-1], edges[1:], strict=True):
-            hits = [
-                x
-                for x, d in zip(self.exact, self.distance, strict=True)
-                if low <= d < high
-            ]
+            hits = self._hits(self.distance, range(low, high))
             if hits:
                 mean = sum(hits) / len(hits)
                 rows.append(
@@ -48,21 +50,38 @@ class Scores:
                 )
         return rows
 
+    def exact_by_depth(self) -> list[dict[str, Any]]:
+        """Exact match by hand-off depth."""
+        rows = []
+        for depth in sorted(set(self.depth)):
+            hits = self._hits(self.depth, (depth,))
+            mean = sum(hits) / len(hits)
+            rows.append({"depth": depth, "exact_match": mean, "n": len(hits)})
+        return rows
+
+    def _hits(self, values: Sequence[int], among: Sequence[int]) -> list[float]:
+        pairs = zip(self.exact, values, strict=True)
+        return [exact for exact, value in pairs if value in among]
+
 
 @torch.no_grad()
-def evaluate(prefill: Any, decoder: Any, groups: Sequence[ContextGroup]) -> Scores:
-    """Score every example of `groups` with `decoder` on the cache of `prefill`."""
+def evaluate(
+    scheme: Scheme, decoder: Any, groups: Sequence[Group], *, units_per_pass: int = 1
+) -> Scores:
+    """Score every example of `groups` with `decoder` on what `scheme` prefills."""
     nll: list[float] = []
     exact: list[float] = []
-    for group in groups:
-        scores = score_group(prefill, decoder, group)
+    for first in range(0, len(groups), units_per_pass):
+        some = groups[first : first + units_per_pass]
+        scores = score(scheme, decoder, pack([e for group in some for e in group]))
         nll += scores.nll().tolist()
         exact += scores.greedy_correct().float().tolist()
-    members = [(e, i) for i, group in enumerate(groups) for e in group.examples]
+    members = [(e, i) for i, group in enumerate(groups) for e in group]
     return Scores(
         tuple(nll),
         tuple(exact),
         tuple(e.distance for e, _ in members),
+        tuple(e.depth for e, _ in members),
         tuple(i for _, i in members),
     )
 

@@ -1,7 +1,11 @@
-"""Decode modules: LoRA over the base's weights, generating from a given cache."""
+"""Decode modules: LoRA over the base's weights or weights of their own.
+
+They generate from a given cache.
+"""
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import warnings
@@ -19,12 +23,13 @@ from transformers import DynamicCache, PreTrainedModel
 from prefillshare.errors import CheckpointError, IdentityError
 from prefillshare.kv.cache import KVCache
 from prefillshare.kv.identity import ModelId
-from prefillshare.models.loading import freeze, share_weights
+from prefillshare.models.loading import freeze, load_model, share_weights
 from prefillshare.models.prompt import Boundary
 
 RECORD_FILE = "prefillshare.json"
 _WEIGHTS_FILE = "adapter_model.safetensors"
-Prefill = Literal["shared", "own"]
+_FULL_WEIGHTS_FILE = "config.json"
+Prefill = Literal["shared", "own", "icarus", "recompute"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,8 @@ class DecoderRecord:
 
     Attributes:
         model_id: digest of the prefill module (and base weights) it was trained on.
-        prefill: whose cache it reads: the frozen module's, or its own.
+        prefill: whose cache it reads: the frozen module's, its own, or a mix of both
+            (`training.schemes`), which is trained and evaluated but not served.
         boundary: where the prefill module stops reading.
         suffix: the agent suffix that the router appends.
         kv_formats: the formats it was trained with, as `KVFormat.to_dict`.
@@ -87,9 +93,11 @@ class Decoder:
 
     @classmethod
     def create(
-        cls, base: PreTrainedModel, record: DecoderRecord, lora: LoraConfig
+        cls, base: PreTrainedModel, record: DecoderRecord, lora: LoraConfig | None
     ) -> Self:
-        """A fresh LoRA decoder over `base`, whose weights it shares."""
+        """A fresh decoder from `base`: LoRA over its weights, or a whole copy."""
+        if lora is None:
+            return cls(copy.deepcopy(base).requires_grad_(True), record)
         with _peft_warnings_ignored():
             return cls(get_peft_model(share_weights(base), lora), record)
 
@@ -103,6 +111,10 @@ class Decoder:
         """
         record = DecoderRecord.load(directory)
         record.require_base(base_id)
+        if (directory / _FULL_WEIGHTS_FILE).is_file():
+            whole = load_model(directory, base.dtype)
+            torch.nn.Module.to(whole, base.device)
+            return cls(whole, record)
         if not (directory / _WEIGHTS_FILE).is_file():
             raise CheckpointError(
                 f"{directory} holds no {_WEIGHTS_FILE}; train the decoder again"
@@ -127,7 +139,8 @@ class Decoder:
         try:
             shutil.rmtree(fresh, ignore_errors=True)
             fresh.mkdir(parents=True)
-            self.model.save_pretrained(str(fresh))
+            with _adapter_on_everywhere(self.model):
+                self.model.save_pretrained(str(fresh))
             # PEFT's model card is an empty form.
             (fresh / "README.md").unlink(missing_ok=True)
             text = json.dumps(asdict(self.record), indent=2)
@@ -188,6 +201,18 @@ def _sample(
         return int(logits.argmax())
     weights = torch.softmax(logits.double() / temperature, dim=-1)
     return int(torch.multinomial(weights, 1, generator=sampler))
+
+
+@contextmanager
+def _adapter_on_everywhere(model: Any) -> Iterator[None]:
+    """Without the aLoRA switch: a saved decoder reads a cache with its adapter on."""
+    configs = list(getattr(model, "peft_config", {}).values())
+    tokens = [config.alora_invocation_tokens for config in configs]
+    for config in configs:
+        config.alora_invocation_tokens = None
+    yield
+    for config, before in zip(configs, tokens, strict=True):
+        config.alora_invocation_tokens = before
 
 
 @contextmanager

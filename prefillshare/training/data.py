@@ -5,135 +5,118 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 from transformers import PreTrainedTokenizerBase
 
 from prefillshare.errors import DataError
 from prefillshare.models.prompt import Boundary, Prompt, lay_out
-from prefillshare.tasks.casefile import AGENTS, Agent, Case, Question, Split, generate
+from prefillshare.tasks.base import Sample, Split, Task, Unit
 
 
 @dataclass(frozen=True)
 class Example:
     """A prompt and the response to learn, which ends with the end-of-turn token.
 
-    `distance` is the number of tokens from the fact's first to the boundary.
+    `distance` is the number of tokens from the fact's first to the boundary, 0 where
+    no place is known; `depth` the hand-off depth.
     """
 
     prompt: Prompt
     response: tuple[int, ...]
     distance: int = 0
+    depth: int = 1
+
+    @property
+    def prefill_ids(self) -> tuple[int, ...]:
+        """What the prefill module reads."""
+        return self.prompt.token_ids[: self.prompt.boundary]
 
     @property
     def decoder_ids(self) -> tuple[int, ...]:
         """What the decoder reads in training: all but the last response token."""
         return self.prompt.remainder + self.response[:-1]
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of prompt and response."""
+        return len(self.prompt.token_ids) + len(self.response)
 
-@dataclass(frozen=True)
-class ContextGroup:
-    """Examples over one context, whose common prefix is prefilled once."""
 
-    examples: tuple[Example, ...]
-    common_tokens: int
-
-    @classmethod
-    def of(cls, examples: Sequence[Example]) -> Self:
-        """Group `examples`; the common prefix ends before the earliest boundary."""
-        if not examples:
-            raise DataError("a context group needs at least one example, got none")
-        common = min(e.prompt.boundary for e in examples)
-        first = examples[0].prompt.token_ids
-        for example in examples[1:]:
-            ids = example.prompt.token_ids
-            common = next((i for i in range(common) if ids[i] != first[i]), common)
-        return cls(tuple(examples), common)
+# The examples of one unit: they share a context, or are turns of one conversation.
+Group = tuple[Example, ...]
 
 
 @dataclass(frozen=True)
-class CaseFileData:
-    """Which case files to generate; see `tasks.casefile.generate`.
+class Tokenisation:
+    """How text becomes examples.
 
-    With `records_max`, the number of records runs evenly from `records` to it, so
-    that contexts differ in length.
+    `max_tokens` bounds prompt and response together: the model's context.
     """
 
-    split: Split
-    contexts: int
-    records: int
-    questions: int
-    seed: int = 0
-    with_context: bool = True
-    records_max: int | None = None
+    tokenizer: PreTrainedTokenizerBase
+    boundary: Boundary
+    max_tokens: int
 
-    def groups(
-        self, tokenizer: PreTrainedTokenizerBase, agent: Agent, boundary: Boundary
-    ) -> list[ContextGroup]:
-        """All groups, tokenised. Deterministic."""
-        return [
-            casefile_group(
-                tokenizer,
-                generate(
-                    self.split,
-                    self.seed + i,
-                    records=self._records(i),
-                    questions=self.questions,
-                    with_context=self.with_context,
-                ),
-                agent,
-                boundary,
+    def groups(self, task: Task, split: Split) -> list[Group]:
+        """All units of a split.
+
+        Raises:
+            DataError: the split is empty, or a sample is empty or too long.
+        """
+        units = task.units(split)
+        if not any(units):
+            raise DataError(
+                f"task {task.name!r} has no {split} examples; check its data"
             )
-            for i in range(self.contexts)
-        ]
+        return [self.group(unit) for unit in units]
 
-    def _records(self, index: int) -> int:
-        extra = (self.records_max or self.records) - self.records
-        return self.records + extra * index // max(1, self.contexts - 1)
+    def group(self, unit: Unit) -> Group:
+        """One unit's examples, in order."""
+        ends: dict[str, list[int]] = {}
+        return tuple(self._example(sample, ends) for sample in unit)
 
+    def _example(self, sample: Sample, ends: dict[str, list[int]]) -> Example:
+        prompt = lay_out(self.tokenizer, sample.messages, sample.suffix, self.boundary)
+        response = self._response(sample)
+        total = len(prompt.token_ids) + len(response)
+        if total > self.max_tokens:
+            raise DataError(
+                f"an example has {total} tokens ({len(response)} of them the response "
+                f"{sample.answer[:40]!r}…), but the model's context is "
+                f"{self.max_tokens}; drop it, shorten its context, or take a model "
+                "with a longer one"
+            )
+        distance = 0
+        if sample.fact_start is not None:
+            context = sample.messages[0]["content"]
+            if context not in ends:
+                ends[context] = self._token_ends(sample.messages[0])
+            # The token that holds the fact's first character.
+            fact = bisect_right(ends[context], sample.fact_start)
+            distance = prompt.boundary - fact
+        return Example(prompt, response, distance, sample.depth)
 
-def casefile_group(
-    tokenizer: PreTrainedTokenizerBase, case: Case, agent: Agent, boundary: Boundary
-) -> ContextGroup:
-    """One case as `agent` sees it."""
-    ends = _token_ends(tokenizer, case.context)
-    examples = []
-    for question in case.questions:
-        prompt = lay_out(tokenizer, messages_of(case, question), agent.suffix, boundary)
-        answer = tokenizer(agent.answer(question.record), add_special_tokens=False)
-        response = (*answer["input_ids"], tokenizer.eos_token_id)
-        # The token that holds the fact's first character.
-        fact = bisect_right(ends, question.fact_start)
-        examples.append(Example(prompt, response, prompt.boundary - fact))
-    return ContextGroup.of(examples)
+    def _response(self, sample: Sample) -> tuple[int, ...]:
+        # Tokenised apart from the prompt, so no token merges across the seam: serving
+        # feeds the prompt's own ids and samples the response after them.
+        ids = self.tokenizer(sample.answer, add_special_tokens=False)["input_ids"]
+        if not ids:
+            asked = sample.messages[-1]["content"][:60]
+            raise DataError(
+                f"the response to {asked!r} is empty: nothing to learn; drop the row"
+            )
+        return (*ids, self.tokenizer.eos_token_id)
 
-
-def _token_ends(tokenizer: PreTrainedTokenizerBase, context: str) -> list[int]:
-    """Where each token of the rendered context ends, in characters of `context`."""
-    text = str(
-        tokenizer.apply_chat_template(
-            [{"role": "system", "content": context}], tokenize=False
+    def _token_ends(self, message: dict[str, str]) -> list[int]:
+        """Where each token of the rendered context ends, in its characters."""
+        text = str(self.tokenizer.apply_chat_template([message], tokenize=False))
+        start = text.index(message["content"].strip())
+        encoded = self.tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True
         )
-    )
-    start = text.index(context.strip())
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    return [end - start for _, end in encoded["offset_mapping"]]
+        return [end - start for _, end in encoded["offset_mapping"]]
 
 
-def messages_of(case: Case, question: Question) -> list[dict[str, str]]:
-    """The shared context, then the transcript so far."""
-    return [
-        {"role": "system", "content": case.context},
-        {"role": "user", "content": question.request},
-    ]
-
-
-def agent_named(name: str) -> Agent:
-    """The case-file agent of that name.
-
-    Raises:
-        DataError: there is none.
-    """
-    if name not in AGENTS:
-        raise DataError(f"no agent {name!r}; the case file has {', '.join(AGENTS)}")
-    return AGENTS[name]
+def response_tokens(groups: Sequence[Group]) -> int:
+    """How many tokens are learned in `groups`."""
+    return sum(len(example.response) for group in groups for example in group)

@@ -1,11 +1,11 @@
-"""Cache-conditioned fine-tuning: the response's likelihood given a prefill cache.
+"""What is minimised: the response's likelihood given a prefill cache.
 
 With C the prefill module's cache of `prompt[:boundary]`, the loss is
 ``-mean log p_decoder(response_t | prompt[boundary:], response_<t, C)``
 (PrefillShare, arXiv 2602.12029). Ordinary fine-tuning is the same with the decoder
 as its own prefill module and gradients through the cache.
 
-Shapes: B examples of one context, T decoder positions, V vocabulary.
+Shapes: B examples, R response tokens over all of them, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,31 +13,32 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch.nn import functional
-from transformers import DynamicCache
 
-from prefillshare.training.data import ContextGroup, Example
-
-IGNORED = -100
+from prefillshare.training.data import Example
 
 
 @dataclass(frozen=True)
 class ResponseScores:
-    """Logits `[B, T, V]` and the labels `[B, T]`, `IGNORED` outside the response."""
+    """Logits `[R, V]`, the tokens `[R]` that they should predict, and whose they are.
+
+    `owner[r]` is the example, 0 to B - 1, of which r is a response token.
+    """
 
     logits: torch.Tensor
     labels: torch.Tensor
+    owner: torch.Tensor
 
-    def loss(self) -> torch.Tensor:
-        """Mean negative log-likelihood per response token, in nats."""
-        return self._nll_BT().sum() / (self.labels != IGNORED).sum()
+    def loss_sum(self) -> torch.Tensor:
+        """Negative log-likelihood summed over all response tokens, in nats."""
+        return functional.cross_entropy(self.logits, self.labels, reduction="sum")
 
     def nll(self) -> torch.Tensor:
         """Per example, the mean negative log-likelihood per response token `[B]`."""
-        return self._nll_BT().sum(1) / (self.labels != IGNORED).sum(1)
+        losses = functional.cross_entropy(self.logits, self.labels, reduction="none")
+        return self._per_example(losses) / self._per_example(torch.ones_like(losses))
 
     def greedy_correct(self) -> torch.Tensor:
         """Per example, whether greedy decoding yields the response `[B]`, bool.
@@ -45,86 +46,41 @@ class ResponseScores:
         Teacher forcing is exact here: as long as every argmax is right, greedy
         decoding sees the same prefix.
         """
-        right = self.logits.argmax(-1) == self.labels
-        return (right | (self.labels == IGNORED)).all(1)
+        wrong = (self.logits.argmax(-1) != self.labels).to(self.logits.dtype)
+        return self._per_example(wrong) == 0
 
-    def _nll_BT(self) -> torch.Tensor:  # noqa: N802
-        return functional.cross_entropy(
-            self.logits.transpose(1, 2),
-            self.labels,
-            reduction="none",
-            ignore_index=IGNORED,
-        )
+    def _per_example(self, values: torch.Tensor) -> torch.Tensor:
+        count = int(self.owner.max()) + 1
+        return values.new_zeros(count).index_add(0, self.owner, values)
 
 
-def score_group(
-    prefill: Any, decoder: Any, group: ContextGroup, *, train_prefill: bool = False
-) -> ResponseScores:
-    """Score all examples of a group over one prefill of their common prefix.
+@dataclass(frozen=True)
+class ResponsePlaces:
+    """Where in a row of decoder inputs the response tokens are predicted.
 
-    Args:
-        prefill: the model whose cache is read.
-        decoder: the model that reads the cache and the rest.
-        train_prefill: keep gradients through the cache (ordinary fine-tuning).
+    All `[R]`: the input position whose output predicts each, its id, its example.
     """
-    with torch.set_grad_enabled(train_prefill and torch.is_grad_enabled()):
-        cache, mask = _prefill(prefill, group)
-    rows = group.examples
-    ids, present = _pad([row.decoder_ids for row in rows], decoder.device)
-    starts = torch.tensor([row.prompt.boundary for row in rows], device=ids.device)
-    output = decoder(
-        input_ids=ids,
-        past_key_values=cache,
-        attention_mask=torch.cat([mask, present], 1),
-        position_ids=starts[:, None] + torch.arange(ids.shape[1], device=ids.device),
-        use_cache=True,
-    )
-    return ResponseScores(output.logits, _labels(rows, ids.shape[1], ids.device))
 
+    at: torch.Tensor
+    labels: torch.Tensor
+    owner: torch.Tensor
 
-def _prefill(model: Any, group: ContextGroup) -> tuple[DynamicCache, torch.Tensor]:
-    """The caches of all prompts up to their boundaries, and their mask `[B, past]`."""
-    rows, common = group.examples, group.common_tokens
-    cache = DynamicCache()
-    if common:
-        ids = torch.tensor([rows[0].prompt.token_ids[:common]], device=model.device)
-        model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache.batch_repeat_interleave(len(rows))
-    mask = torch.ones(len(rows), common, dtype=torch.long, device=model.device)
-    own = [row.prompt.token_ids[common : row.prompt.boundary] for row in rows]
-    if not any(own):
-        return cache, mask
-    ids, present = _pad(own, model.device)
-    mask = torch.cat([mask, present], 1)
-    model(
-        input_ids=ids,
-        past_key_values=cache,
-        attention_mask=mask,
-        position_ids=(common + torch.arange(ids.shape[1], device=ids.device))[None],
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    return cache, mask
-
-
-def _pad(
-    rows: Sequence[Sequence[int]], device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right-padded ids and their mask, both `[B, longest]`."""
-    width = max(len(row) for row in rows)
-    ids = [[*row, *[0] * (width - len(row))] for row in rows]
-    mask = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
-
-
-def _labels(rows: Sequence[Example], width: int, device: torch.device) -> torch.Tensor:
-    labels = torch.full((len(rows), width), IGNORED, device=device)
-    for row, example in zip(labels, rows, strict=True):
-        # Position i predicts token i + 1: the last prompt token predicts the first.
-        first = len(example.prompt.remainder) - 1
-        response = torch.tensor(example.response, device=device)
-        row[first : first + len(response)] = response
-    return labels
+    @classmethod
+    def of(cls, examples: Sequence[Example], device: torch.device) -> ResponsePlaces:
+        """For examples whose `decoder_ids` lie one behind the other."""
+        at: list[int] = []
+        start = 0
+        for example in examples:
+            # Position i predicts token i + 1: the last prompt token the first.
+            first = start + len(example.prompt.remainder) - 1
+            at += range(first, first + len(example.response))
+            start += len(example.decoder_ids)
+        labels = [token for example in examples for token in example.response]
+        owner = [i for i, e in enumerate(examples) for _ in e.response]
+        at_R, labels_R, owner_R = (  # noqa: N806
+            torch.tensor(x, device=device) for x in (at, labels, owner)
+        )
+        return cls(at_R, labels_R, owner_R)
 
 
 def learning_rate_factor(step: int, *, warmup: int, steps: int) -> float:

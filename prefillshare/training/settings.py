@@ -1,13 +1,54 @@
-"""The training configuration, as YAML gives it."""
+"""The training configurations, as YAML gives them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from prefillshare.config import Config
+from prefillshare.tasks.base import Task
+from prefillshare.tasks.casefile import CaseFileTask
+from prefillshare.tasks.casefile.formats import Format
+from prefillshare.tasks.gsm8k import Gsm8k
+from prefillshare.tasks.humaneval import HumanEval
+from prefillshare.tasks.recipes.recipe import Recipe
+from prefillshare.tasks.toolcalls import ToolCalls
+
+
+class CaseFiles(Config):
+    """Generated case files: `questions` questions of one agent over each context.
+
+    With `records_max`, the number of records runs evenly from `records` to it, so
+    that contexts differ in length.
+    """
+
+    kind: Literal["casefile"] = "casefile"
+    agent: str
+    contexts: int = Field(64, ge=1)
+    records: int = Field(18, ge=1)
+    records_max: int | None = Field(None, ge=1)
+    questions: int = Field(8, ge=1)
+    depths: tuple[int, ...] = (1,)
+    seed: int = 0
+    with_context: bool = True
+    format: Format = "line"
+
+    def task(self) -> CaseFileTask:
+        """The task that these settings describe."""
+        fields = self.model_dump(exclude={"kind"})
+        return CaseFileTask(**fields)
+
+
+TaskSettings = Annotated[
+    CaseFiles | ToolCalls | Gsm8k | HumanEval | Recipe, Field(discriminator="kind")
+]
+
+
+def build_task(settings: TaskSettings) -> Task:
+    """The task of a configuration."""
+    return settings.task() if isinstance(settings, CaseFiles) else settings
 
 
 class LoraSettings(Config):
@@ -19,35 +60,91 @@ class LoraSettings(Config):
     targets: str | list[str] = "all-linear"
 
 
-class DataSettings(Config):
-    """Case files to train on: one context a step, `questions` questions over it."""
+class BatchSettings(Config):
+    """What one step of one process reads.
 
-    contexts: int = Field(64, ge=1)
-    records: int = Field(18, ge=1)
-    records_max: int | None = Field(None, ge=1)
-    questions: int = Field(8, ge=1)
-    seed: int = 0
-
-
-class TrainSettings(Config):
-    """One decoder.
-
-    `prefill: shared` is cache-conditioned fine-tuning on the frozen module's cache;
-    `own` is the ordinary fine-tune, which writes and reads its own cache.
+    A unit is a shared context with its questions, a conversation, or one independent
+    example. `units_per_pass` of them go through the model together; gradients are
+    accumulated over the passes of a step.
     """
+
+    units: int = Field(1, ge=1)
+    units_per_pass: int | None = Field(None, ge=1)
+
+
+class PrefixSettings(Config):
+    """Shared prefixes that are kept across steps and epochs, in bytes."""
+
+    memory_bytes: int = Field(2 << 30, ge=0)
+    disk_bytes: int = Field(0, ge=0)
+
+
+class RunSettings(Config):
+    """What every training run has."""
 
     model: Path
     output: Path
-    agent: Literal["shipping", "invoicing"] = "shipping"
-    prefill: Literal["shared", "own"] = "shared"
     boundary: Literal["last_token", "suffix"] = "last_token"
     dtype: Literal["float64", "float32", "bfloat16"] = "float32"
+    method: Literal["lora", "full"] = "lora"
+    lora: LoraSettings = LoraSettings()
     steps: int = Field(64, ge=1)
     learning_rate: float = Field(2e-3, gt=0.0)
     warmup_steps: int = Field(5, ge=0)
+    weight_decay: float = Field(0.0, ge=0.0)
     max_grad_norm: float = Field(1.0, gt=0.0)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    batch: BatchSettings = BatchSettings()
+    prefixes: PrefixSettings = PrefixSettings()
+    gradient_checkpointing: bool = False
     seed: int = 0
     checkpoint_every: int = Field(25, ge=1)
     resume: bool = True
-    lora: LoraSettings = LoraSettings()
-    data: DataSettings = DataSettings()
+
+
+class TrainSettings(RunSettings):
+    """Decoders: one for `task`, or one for each of `tasks` over the same prefills.
+
+    `prefill` says whose cache is read: `shared` is cache-conditioned fine-tuning on
+    the frozen module's; `own` the ordinary fine-tune; `icarus` and `recompute` are
+    the comparisons of that name (`training.schemes`). `path: one_pass` computes
+    `shared` in one forward, for LoRA. With `mixture`, one decoder learns all tasks.
+    """
+
+    task: TaskSettings | None = None
+    tasks: list[TaskSettings] = []
+    mixture: bool = False
+    prefill: Literal["shared", "own", "icarus", "recompute"] = "shared"
+    recompute: tuple[int, int] | None = None
+    path: Literal["cached", "one_pass"] = "cached"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.task is None) == (not self.tasks):
+            raise ValueError("set either `task` or a list of `tasks`")
+        if (self.prefill == "recompute") != (self.recompute is not None):
+            raise ValueError(
+                "`prefill: recompute` and `recompute: [first, last]` go together"
+            )
+        if self.path == "one_pass" and (
+            self.method != "lora" or self.prefill != "shared"
+        ):
+            raise ValueError(
+                "`path: one_pass` needs `method: lora` and `prefill: shared`"
+            )
+        return self
+
+    def every_task(self) -> list[TaskSettings]:
+        """One or several."""
+        return self.tasks or ([self.task] if self.task is not None else [])
+
+
+class PrefillSettings(RunSettings):
+    """A prefill module that is tuned to be read, then frozen.
+
+    `mode: mixture` trains it on all tasks with its own cache; `joint` trains it with
+    one decoder a task, through the cache that those read.
+    """
+
+    tasks: list[TaskSettings] = Field(min_length=1)
+    mode: Literal["mixture", "joint"] = "mixture"

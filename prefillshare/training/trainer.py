@@ -1,79 +1,90 @@
-"""Train one LoRA decoder: cache-conditioned, or the ordinary way as a baseline."""
+"""The training loop: steps, checkpoints, metrics. What is trained is an experiment."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 
 from prefillshare.errors import CheckpointError, PrefillShareError
-from prefillshare.kv.identity import ModelId
-from prefillshare.kv.layout import KVFormat
-from prefillshare.models.decoder import Decoder, DecoderRecord
-from prefillshare.models.loading import load_model, load_tokenizer
 from prefillshare.training.checkpoint import load_checkpoint, save_checkpoint
-from prefillshare.training.data import CaseFileData, ContextGroup, agent_named
-from prefillshare.training.objective import learning_rate_factor, score_group
-from prefillshare.training.settings import TrainSettings
-
-
-@dataclass(frozen=True)
-class StepLog:
-    """One line of the metrics log. `loss` in nats per response token."""
-
-    step: int
-    steps: int
-    loss: float
-    learning_rate: float
-    seconds: float
-
+from prefillshare.training.data import Example, Group
+from prefillshare.training.learner import Learner
+from prefillshare.training.metrics import MetricsLog, StepLog
+from prefillshare.training.schedule import Schedule
+from prefillshare.training.settings import RunSettings
 
 Progress = Callable[[StepLog], None]
 
 
-class Trainer:
-    """Owns the frozen base, the decoder and the optimizer of one run."""
+@dataclass(frozen=True)
+class Loss:
+    """Summed over `data`'s response tokens; `data` counts `Experiment.groups`."""
 
-    def __init__(self, settings: TrainSettings) -> None:
+    data: int
+    value: torch.Tensor
+
+
+class Experiment(Protocol):
+    """What a run trains, on what, and what it leaves."""
+
+    @property
+    def groups(self) -> Sequence[Sequence[Group]]:
+        """`groups[d]` are the units of data stream d: one decoder's data."""
+
+    @property
+    def learners(self) -> Sequence[Learner]:
+        """What the optimizers move."""
+
+    def identity(self) -> dict[str, Any]:
+        """What a resumed run must share beside the settings."""
+
+    def losses(self, examples: Sequence[Sequence[Example]]) -> Iterator[Loss]:
+        """The losses of one pass over `examples[d]`, each backpropagated on its own."""
+
+    def require_replaceable(self) -> None:
+        """Raise unless the run may write its result where it would."""
+
+    def save(self) -> Path:
+        """Write the result; returns its directory."""
+
+    def close(self) -> None:
+        """Let go of what the run held."""
+
+
+class Trainer:
+    """Runs one experiment."""
+
+    def __init__(
+        self, settings: RunSettings, experiment: Experiment, accelerator: Accelerator
+    ) -> None:
         self.settings = settings
-        self.accelerator = Accelerator()
-        torch.manual_seed(settings.seed)
-        dtype = getattr(torch, settings.dtype)
-        self.base = load_model(settings.model, dtype).to(self.accelerator.device)
-        agent = agent_named(settings.agent)
-        record = DecoderRecord(
-            name=agent.name,
-            model_id=ModelId.from_directory(settings.model).digest,
-            prefill=settings.prefill,
-            boundary=settings.boundary,
-            suffix=agent.suffix,
-            kv_formats=(KVFormat(settings.dtype).to_dict(),),
-        )
-        self.decoder = Decoder.create(self.base, record, self._lora())
-        self.groups = CaseFileData("train", **settings.data.model_dump()).groups(
-            load_tokenizer(settings.model), agent, settings.boundary
-        )
-        self.trained = [p for p in self.decoder.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.trained, lr=settings.learning_rate, weight_decay=0.0
-        )
+        self.experiment = experiment
+        self.accelerator = accelerator
+        world = accelerator.num_processes
+        self._schedules = [
+            Schedule(groups, settings.batch.units, world, settings.seed)
+            for groups in experiment.groups
+        ]
         self.step = 0
 
     def run(self, progress: Progress) -> Path:
-        """Train to the last step and save the decoder; returns its directory.
+        """Train to the last step and save; returns the result's directory.
 
         Raises:
-            CheckpointError: state or decoder could not be written.
+            CheckpointError: state or result could not be written.
             PrefillShareError: the loss is not finite.
         """
         try:
-            return self._run(progress)
+            with closing(self.experiment):
+                return self._run(progress)
         except OSError as error:
             raise CheckpointError(
                 f"{self.settings.output} cannot be written: {error}; free space or "
@@ -83,99 +94,91 @@ class Trainer:
 
     def _run(self, progress: Progress) -> Path:
         settings = self.settings
-        self._refuse_to_replace(settings.output / "decoder")
+        self.experiment.require_replaceable()
         if settings.resume:
             self._resume()
-        with _MetricsLog(settings.output, self.step, self._is_main) as log:
+        with MetricsLog(settings.output, self.step, self._is_main) as log:
             while self.step < settings.steps:
                 entry = self._train_step()
                 log.write(entry)
                 progress(entry)
                 if self.step % settings.checkpoint_every == 0:
                     self._checkpoint()
-        if self._is_main:
-            self.decoder.save(settings.output / "decoder")
+        saved = self.experiment.save() if self._is_main else None
         self.accelerator.wait_for_everyone()
-        return settings.output / "decoder"
+        return saved or settings.output
 
     @property
     def _is_main(self) -> bool:
         return bool(self.accelerator.is_main_process)
 
-    def _lora(self) -> LoraConfig:
-        lora = self.settings.lora
-        return LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=lora.targets,
-            task_type="CAUSAL_LM",
-        )
-
     def _train_step(self) -> StepLog:
         began = time.perf_counter()
-        settings = self.settings
-        self.decoder.model.train()
-        factor = learning_rate_factor(
-            self.step, warmup=settings.warmup_steps, steps=settings.steps
-        )
-        rate = settings.learning_rate * factor
-        for parameters in self.optimizer.param_groups:
-            parameters["lr"] = rate
-        loss = self._loss(self._group())
-        if not torch.isfinite(loss):
-            raise PrefillShareError(
-                f"the loss is {loss.item()} at step {self.step}; lower learning_rate "
-                f"(now {settings.learning_rate}) or use a wider dtype"
-            )
-        torch.autograd.backward(loss)
-        self._average_gradients()
-        torch.nn.utils.clip_grad_norm_(self.trained, settings.max_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        settings, rate = self.settings, 0.0
+        for learner in self.experiment.learners:
+            learner.model.train()
+            rate = learner.set_rate(self.step, settings)
+        tokens = [schedule.tokens(self.step) for schedule in self._schedules]
+        read = 0
+        losses = torch.zeros(len(tokens), dtype=torch.float64)
+        for examples in self._passes():
+            read += sum(example.tokens for part in examples for example in part)
+            for loss in self.experiment.losses(examples):
+                # Means over the step's tokens, however they are cut into passes.
+                mean = loss.value / tokens[loss.data]
+                torch.autograd.backward(mean)
+                losses[loss.data] += mean.item()
+        losses = self.accelerator.reduce(losses.to(self.accelerator.device), "sum")
+        self._require_finite(losses)
+        self._sum_gradients()
+        for learner in self.experiment.learners:
+            learner.update(settings.max_grad_norm)
         self.step += 1
         seconds = time.perf_counter() - began
-        return StepLog(self.step, settings.steps, loss.item(), rate, seconds)
+        world = self.accelerator.num_processes
+        return StepLog(
+            self.step, settings.steps, losses.mean().item(), rate, seconds, read * world
+        )
 
-    def _loss(self, group: ContextGroup) -> torch.Tensor:
-        own = self.settings.prefill == "own"
-        prefill = self.decoder.model if own else self.base
-        scores = score_group(prefill, self.decoder.model, group, train_prefill=own)
-        return scores.loss()
+    def _passes(self) -> Iterator[list[list[Example]]]:
+        """This process's examples of this step, by pass and data stream."""
+        rank = self.accelerator.process_index
+        units = [schedule.of(self.step, rank) for schedule in self._schedules]
+        size = self.settings.batch.units_per_pass or self.settings.batch.units
+        for first in range(0, self.settings.batch.units, size):
+            yield [
+                [example for group in stream[first : first + size] for example in group]
+                for stream in units
+            ]
 
-    def _group(self) -> ContextGroup:
-        """This process's context of this step; every epoch has an order of its own."""
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        index = self.step * world + rank
-        epoch, at = divmod(index, len(self.groups))
-        order = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + epoch)
-        return self.groups[int(torch.randperm(len(self.groups), generator=order)[at])]
-
-    def _average_gradients(self) -> None:
-        # The adapters are small and the model runs several times a step, which a
-        # gradient-bucketing wrapper does not allow.
-        if self.accelerator.num_processes > 1:
-            for parameter in self.trained:
-                parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
-
-    def _refuse_to_replace(self, directory: Path) -> None:
-        """A finished decoder is replaced by one of its own kind only."""
-        if not directory.exists():
-            return
-        there, here = vars(DecoderRecord.load(directory)), vars(self.decoder.record)
-        other = [k for k in here if k != "kv_formats" and there[k] != here[k]]
-        if other:
+    def _require_finite(self, losses: torch.Tensor) -> None:
+        if not torch.isfinite(losses).all():
             raise PrefillShareError(
-                f"{directory} holds a decoder whose {', '.join(other)} differ from "
-                "this run's; choose another `output`, or delete it"
+                f"the loss is {losses.tolist()} at step {self.step}; lower "
+                f"learning_rate (now {self.settings.learning_rate}) or use a wider "
+                "dtype; the last checkpoint is untouched"
             )
+
+    def _sum_gradients(self) -> None:
+        # By hand: the model runs several times a step, which a gradient-bucketing
+        # wrapper does not allow.
+        if self.accelerator.num_processes > 1:
+            for learner in self.experiment.learners:
+                for parameter in learner.trained.values():
+                    if parameter.grad is not None:
+                        parameter.grad = self.accelerator.reduce(parameter.grad, "sum")
 
     def _checkpoint(self) -> None:
         if self._is_main:
-            weights = get_peft_model_state_dict(self.decoder.model)
+            learners = self.experiment.learners
+            weights = {
+                f"{learner.name}/{name}": parameter.detach()
+                for learner in learners
+                for name, parameter in learner.trained.items()
+            }
             state = {
                 "step": self.step,
-                "optimizer": self.optimizer.state_dict(),
+                "optimizers": [each.optimizer.state_dict() for each in learners],
                 "rng": torch.get_rng_state(),
                 "settings": self._resumable(),
             }
@@ -187,7 +190,17 @@ class Trainer:
         if loaded is None:
             return
         weights, state = loaded
-        mine, theirs = json.loads(self._resumable()), json.loads(state["settings"])
+        self._require_same_run(json.loads(state["settings"]))
+        learners = self.experiment.learners
+        for learner, optimizer in zip(learners, state["optimizers"], strict=True):
+            for name, parameter in learner.trained.items():
+                parameter.data.copy_(weights[f"{learner.name}/{name}"])
+            learner.optimizer.load_state_dict(optimizer)
+        torch.set_rng_state(state["rng"])
+        self.step = state["step"]
+
+    def _require_same_run(self, theirs: dict[str, Any]) -> None:
+        mine = json.loads(self._resumable())
         if other := [key for key in mine if mine[key] != theirs.get(key)]:
             differences = ", ".join(
                 f"{key} ({theirs.get(key)} there, {mine[key]} here)" for key in other
@@ -196,10 +209,6 @@ class Trainer:
                 f"{self._checkpoint_directory} belongs to a run with other settings: "
                 f"{differences}; set `resume: false` or another `output`"
             )
-        set_peft_model_state_dict(self.decoder.model, weights)
-        self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["rng"])
-        self.step = state["step"]
 
     @property
     def _checkpoint_directory(self) -> Path:
@@ -207,36 +216,7 @@ class Trainer:
 
     def _resumable(self) -> str:
         """What a resumed run must share: settings, and the base by its identity."""
-        settings = self.settings.model_dump(
-            mode="json", exclude={"model", "output", "checkpoint_every", "resume"}
-        )
-        return json.dumps({"model": self.decoder.record.model_id, **settings})
-
-
-class _MetricsLog:
-    """`metrics.jsonl`: one line a step; a resumed run drops the lines it repeats."""
-
-    def __init__(self, output: Path, step: int, is_main: bool) -> None:
-        self._path = output / "metrics.jsonl"
-        self._step, self._is_main = step, is_main
-
-    def __enter__(self) -> _MetricsLog:
-        if self._is_main:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            kept = self._path.read_text().splitlines() if self._path.exists() else []
-            # A step's line counts once the checkpoint covers it.
-            kept = kept[: self._step]
-            fresh = self._path.with_suffix(".partial")
-            fresh.write_text("".join(line + "\n" for line in kept))
-            fresh.replace(self._path)
-            self._file = self._path.open("a")
-        return self
-
-    def write(self, entry: StepLog) -> None:
-        if self._is_main:
-            self._file.write(json.dumps(vars(entry)) + "\n")
-            self._file.flush()
-
-    def __exit__(self, *_: object) -> None:
-        if self._is_main:
-            self._file.close()
+        free = {"model", "output", "checkpoint_every", "resume", "prefixes"}
+        settings = self.settings.model_dump(mode="json", exclude=free)
+        world = {"processes": self.accelerator.num_processes}
+        return json.dumps({**self.experiment.identity(), **settings, **world})

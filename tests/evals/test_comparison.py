@@ -29,7 +29,13 @@ def evaluate(arguments: list[str]) -> int:
 
 def write_config(directory: Path, decoders: Path, target: Path) -> Path:
     task = {
-        "agent": "shipping",
+        "task": {
+            "kind": "casefile",
+            "agent": "shipping",
+            "contexts": 2,
+            "records": 4,
+            "questions": 3,
+        },
         "shared": str(decoders / "shared"),
         "own": str(decoders / "own"),
     }
@@ -37,9 +43,6 @@ def write_config(directory: Path, decoders: Path, target: Path) -> Path:
         "model": str(directory),
         "tasks": [task],
         "dtype": "float64",
-        "contexts": 2,
-        "records": 4,
-        "questions": 3,
     }
     target.write_text(yaml.safe_dump(config))
     return target
@@ -69,8 +72,8 @@ def test_four_systems_and_a_floor(
 @pytest.mark.parametrize(
     ("name", "suffix", "prefill", "message"),
     [
-        ("invoicing", INVOICING.suffix, "own", "listed for agent 'shipping'"),
-        ("shipping", "another suffix", "own", "listed for agent 'shipping'"),
+        ("invoicing", INVOICING.suffix, "own", "listed for task 'shipping'"),
+        ("shipping", "another suffix", "own", "listed for task 'shipping'"),
         ("shipping", SHIPPING.suffix, "shared", "cannot be served with 'own'"),
     ],
 )

@@ -13,8 +13,8 @@ from prefillshare.kv.layout import KVFormat
 from prefillshare.models.loading import load_model, load_tokenizer
 from prefillshare.models.prefill import PrefillModule
 from prefillshare.models.smollm2 import PACKAGE, smollm2_directory
-from prefillshare.tasks.casefile import SHIPPING, generate
-from prefillshare.training.data import casefile_group
+from prefillshare.tasks.casefile import CaseFileTask, generate
+from prefillshare.training.data import Tokenisation
 
 BAND = 1e-3
 
@@ -49,8 +49,9 @@ def test_contexts_of_the_spine_are_500_to_2000_tokens(
 def test_a_chunked_cache_out_of_blocks_equals_the_monolithic_forward() -> None:
     directory = smollm2_directory()
     model, tokenizer = load_model(directory, torch.float32), load_tokenizer(directory)
-    case = generate("test", 0, records=6, questions=1)
-    example = casefile_group(tokenizer, case, SHIPPING, "last_token").examples[0]
+    task = CaseFileTask("shipping", contexts=1, records=6, questions=1)
+    (unit,) = Tokenisation(tokenizer, "last_token", 8192).groups(task, "test")
+    (example,) = unit
     ids, response = list(example.prompt.token_ids), list(example.response)
     with torch.no_grad():
         whole = model(torch.tensor([ids + response]), use_cache=False).logits[0]

@@ -1,0 +1,87 @@
+"""Case files as a task of one agent."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from prefillshare.tasks.base import Marks, Sample, Split, Unit
+from prefillshare.tasks.casefile.agents import Agent, agent_named
+from prefillshare.tasks.casefile.chains import turns
+from prefillshare.tasks.casefile.formats import Format
+from prefillshare.tasks.casefile.generate import Case, generate
+
+
+@dataclass(frozen=True)
+class CaseFileTask:
+    """`contexts` case files with `questions` questions each: one unit a case file.
+
+    With `records_max`, the number of records runs evenly from `records` to it, so
+    that contexts differ in length. Hand-off depths are taken in turn from `depths`.
+    Tasks that differ in nothing but the agent have the same contexts.
+    """
+
+    agent: str
+    contexts: int = 64
+    records: int = 18
+    records_max: int | None = None
+    questions: int = 8
+    depths: tuple[int, ...] = (1,)
+    seed: int = 0
+    with_context: bool = True
+    format: Format = "line"
+
+    @property
+    def name(self) -> str:
+        """The agent's."""
+        return self.agent
+
+    @property
+    def suffix(self) -> str:
+        """The agent's."""
+        return self._agent.suffix
+
+    @property
+    def _agent(self) -> Agent:
+        return agent_named(self.agent)
+
+    def units(self, split: Split) -> list[Unit]:
+        """One unit a case file, in order of size if the sizes differ."""
+        return [self._unit(split, i) for i in range(self.contexts)]
+
+    def score(self, sample: Sample, response: str) -> Marks:
+        """By the fields of the agent's form."""
+        return self._agent.score(sample.answer, response)
+
+    def case(self, split: Split, index: int) -> Case:
+        """The case file of unit `index`."""
+        return generate(
+            split,
+            self.seed + index,
+            records=self._records(index),
+            questions=self.questions,
+            with_context=self.with_context,
+            format=self.format,
+        )
+
+    def _records(self, index: int) -> int:
+        extra = (self.records_max or self.records) - self.records
+        return self.records + extra * index // max(1, self.contexts - 1)
+
+    def _unit(self, split: Split, index: int) -> Unit:
+        case = self.case(split, index)
+        rng = random.Random(f"turns/{split}/{self.seed + index}/{self.agent}")
+        samples = []
+        for i, question in enumerate(case.questions):
+            depth = self.depths[i % len(self.depths)]
+            for turn in turns(case, question, self._agent, depth, rng):
+                samples.append(
+                    Sample(
+                        turn.messages,
+                        self.suffix,
+                        turn.answer,
+                        question.fact_start if self.with_context else None,
+                        turn.depth,
+                    )
+                )
+        return tuple(samples)

@@ -1,0 +1,212 @@
+"""The experiment that trains decode modules: one, or several on the same prefills."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from peft import LoraConfig
+from transformers import PreTrainedModel
+
+from prefillshare.errors import PrefillShareError
+from prefillshare.kv.identity import ModelId
+from prefillshare.kv.layout import KVFormat
+from prefillshare.models.decoder import Decoder, DecoderRecord
+from prefillshare.models.loading import (
+    load_model,
+    load_tokenizer,
+    model_context_tokens,
+)
+from prefillshare.tasks.base import Task
+from prefillshare.training.data import Example, Group, Tokenisation
+from prefillshare.training.learner import Learner
+from prefillshare.training.packing import Packed, pack
+from prefillshare.training.padded import OneByOne, needs_one_by_one
+from prefillshare.training.prefixes import PrefixStore
+from prefillshare.training.schemes.base import Scheme
+from prefillshare.training.schemes.cached import Cached
+from prefillshare.training.schemes.icarus import Icarus
+from prefillshare.training.schemes.one_row import OnePass, Own
+from prefillshare.training.schemes.recompute import Recompute
+from prefillshare.training.settings import RunSettings, TrainSettings, build_task
+from prefillshare.training.trainer import Loss, Trainer
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What every experiment starts from: the base model and how text becomes tokens."""
+
+    settings: RunSettings
+    base: PreTrainedModel
+    model_id: ModelId
+    tokenisation: Tokenisation
+
+    @classmethod
+    def open(cls, settings: RunSettings, device: torch.device) -> Workshop:
+        """Load the base model of `settings`, frozen."""
+        torch.manual_seed(settings.seed)
+        base = load_model(settings.model, getattr(torch, settings.dtype))
+        torch.nn.Module.to(base, device)
+        tokenisation = Tokenisation(
+            load_tokenizer(settings.model),
+            settings.boundary,
+            model_context_tokens(settings.model),
+        )
+        model_id = ModelId.from_directory(settings.model)
+        return cls(settings, base, model_id, tokenisation)
+
+    def groups(self, tasks: Sequence[Task]) -> list[Group]:
+        """The training units of `tasks`, one task after the other."""
+        return [
+            group for task in tasks for group in self.tokenisation.groups(task, "train")
+        ]
+
+    def decoder(
+        self, name: str, suffix: str, prefill: Any, *, activated: bool = False
+    ) -> Decoder:
+        """A fresh decoder from the base's weights.
+
+        With `activated`, the adapter can be switched off for a prompt (aLoRA).
+        """
+        settings = self.settings
+        record = DecoderRecord(
+            name=name,
+            model_id=self.model_id.digest,
+            prefill=prefill,
+            boundary=settings.boundary,
+            suffix=suffix,
+            kv_formats=(KVFormat(settings.dtype).to_dict(),),
+        )
+        adapter = None
+        if settings.method == "lora":
+            lora = settings.lora
+            adapter = LoraConfig(
+                r=lora.rank,
+                lora_alpha=lora.alpha,
+                lora_dropout=lora.dropout,
+                target_modules=lora.targets,
+                task_type="CAUSAL_LM",
+                # The offsets are given with every pass: any token enables them.
+                alora_invocation_tokens=[0] if activated else None,
+            )
+        return Decoder.create(self.base, record, adapter)
+
+
+class DecoderExperiment:
+    """Trains the decoders that `TrainSettings` describe."""
+
+    def __init__(self, settings: TrainSettings, device: torch.device) -> None:
+        self.settings = settings
+        self.workshop = workshop = Workshop.open(settings, device)
+        self.base = workshop.base
+        self.store = PrefixStore(
+            settings.prefixes.memory_bytes,
+            settings.prefixes.disk_bytes,
+            settings.output,
+        )
+        tasks = [build_task(each) for each in settings.every_task()]
+        parts = [tasks] if settings.mixture else [[task] for task in tasks]
+        self.groups = [workshop.groups(part) for part in parts]
+        names = ["all"] if settings.mixture else [task.name for task in tasks]
+        if len(set(names)) < len(names):
+            raise PrefillShareError(
+                f"the tasks are named {', '.join(names)}; give each its own name: "
+                "decoders are saved by it"
+            )
+        suffixes = [""] if settings.mixture else [task.suffix for task in tasks]
+        activated = settings.path == "one_pass"
+        self.decoders = [
+            workshop.decoder(name, suffix, settings.prefill, activated=activated)
+            for name, suffix in zip(names, suffixes, strict=True)
+        ]
+        self.learners = [
+            Learner.of(each.record.name, each.model, settings) for each in self.decoders
+        ]
+        self.scheme = scheme_of(settings, self.base, self.store)
+
+    def identity(self) -> dict[str, Any]:
+        """The base by its digest."""
+        return {"model": self.workshop.model_id.digest}
+
+    def losses(self, examples: Sequence[Sequence[Example]]) -> Iterator[Loss]:
+        """One prefill for all decoders, then each decoder's loss."""
+        # Decoders that prefill for themselves have no prompt in common.
+        apart = self.settings.prefill == "own" or self.settings.path == "one_pass"
+        if apart:
+            for i, part in enumerate(examples):
+                yield from self._read(pack(part), [range(len(part))], first=i)
+            return
+        bounds = [0]
+        for part in examples:
+            bounds.append(bounds[-1] + len(part))
+        parts = [range(*ends) for ends in zip(bounds[:-1], bounds[1:], strict=True)]
+        yield from self._read(pack([e for part in examples for e in part]), parts)
+
+    def _read(
+        self, packed: Packed, parts: Sequence[range], first: int = 0
+    ) -> Iterator[Loss]:
+        prefilled = self.scheme.prefill(packed)
+        for i, which in enumerate(parts, start=first):
+            model = self.decoders[i].model
+            scores = self.scheme.read(model, packed, which, prefilled)
+            yield Loss(i, scores.loss_sum())
+
+    def directories(self) -> list[Path]:
+        """Where each decoder is saved."""
+        output = self.settings.output
+        if self.settings.task is not None or self.settings.mixture:
+            return [output / "decoder"]
+        return [output / each.record.name / "decoder" for each in self.decoders]
+
+    def require_replaceable(self) -> None:
+        """A finished decoder is replaced by one of its own kind only."""
+        for decoder, directory in zip(self.decoders, self.directories(), strict=True):
+            if not directory.exists():
+                continue
+            there, here = vars(DecoderRecord.load(directory)), vars(decoder.record)
+            other = [k for k in here if k != "kv_formats" and there[k] != here[k]]
+            if other:
+                raise PrefillShareError(
+                    f"{directory} holds a decoder whose {', '.join(other)} differ "
+                    "from this run's; choose another `output`, or delete it"
+                )
+
+    def save(self) -> Path:
+        """Write every decoder."""
+        for decoder, directory in zip(self.decoders, self.directories(), strict=True):
+            decoder.save(directory)
+        first, *more = self.directories()
+        return self.settings.output if more else first
+
+    def close(self) -> None:
+        """Delete stored prefixes."""
+        self.store.close()
+
+
+def scheme_of(
+    settings: TrainSettings, base: PreTrainedModel, store: PrefixStore | None
+) -> Scheme:
+    """The scheme that `settings` name."""
+    own = settings.prefill == "own"
+    if needs_one_by_one(base.config):
+        return OneByOne(None if own else base)
+    if own:
+        return Own()
+    if settings.path == "one_pass":
+        return OnePass()
+    if settings.prefill == "icarus":
+        return Icarus(base, store)
+    if settings.recompute is not None:
+        return Recompute(base, *settings.recompute)
+    return Cached(base, store)
+
+
+def decoder_trainer(settings: TrainSettings) -> Trainer:
+    """A trainer for the decoders of `settings`."""
+    accelerator = Accelerator()
+    experiment = DecoderExperiment(settings, accelerator.device)
+    return Trainer(settings, experiment, accelerator)

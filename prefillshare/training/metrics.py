@@ -1,0 +1,52 @@
+"""The metrics log of a run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class StepLog:
+    """One line of the log. `loss` in nats per response token.
+
+    `tokens` counts prompts and responses of the step's examples, over all processes.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    learning_rate: float
+    seconds: float
+    tokens: int
+
+
+class MetricsLog:
+    """`metrics.jsonl`: one line a step; a resumed run drops the lines it repeats."""
+
+    def __init__(self, output: Path, step: int, is_main: bool) -> None:
+        self._path = output / "metrics.jsonl"
+        self._step, self._is_main = step, is_main
+
+    def __enter__(self) -> MetricsLog:
+        if self._is_main:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            kept = self._path.read_text().splitlines() if self._path.exists() else []
+            # A step's line counts once the checkpoint covers it.
+            kept = kept[: self._step]
+            fresh = self._path.with_suffix(".partial")
+            fresh.write_text("".join(line + "\n" for line in kept))
+            fresh.replace(self._path)
+            self._file = self._path.open("a")
+        return self
+
+    def write(self, entry: StepLog) -> None:
+        """Append one step's line."""
+        if self._is_main:
+            self._file.write(json.dumps(vars(entry)) + "\n")
+            self._file.flush()
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_main:
+            self._file.close()

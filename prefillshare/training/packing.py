@@ -1,0 +1,144 @@
+"""Many examples as two rows: one that is prefilled, one that the decoder reads.
+
+Prompts are cut into the pieces of a prefix tree, so that whatever several of them
+have in common (a shared context, the earlier turns of a conversation, an agent's
+instruction) is computed once, and nothing is padded. Each piece sees the pieces above
+it in the tree and, causally, itself: attention over a row is what attention over every
+single prompt would be, and the positions are the true ones.
+
+    prompts        prefill row            decoder row
+    a b c | x      [a b] [c] [d e]        [x …] sees [a b] [c]
+    a b d e | y                           [y …] sees [a b] [d e]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from prefillshare.training.data import Example
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive tokens of a prompt.
+
+    `start` is the position of the first in its prompt; `sees` are the stretches of
+    the prefill row that all of the piece attends to.
+    """
+
+    ids: tuple[int, ...]
+    start: int
+    sees: tuple[Span, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Pieces laid one behind the other: T tokens."""
+
+    pieces: tuple[Piece, ...]
+
+    @property
+    def tokens(self) -> int:
+        """T."""
+        return sum(len(piece.ids) for piece in self.pieces)
+
+    def ids(self, device: torch.device) -> torch.Tensor:
+        """`[1, T]`."""
+        flat = [token for piece in self.pieces for token in piece.ids]
+        return torch.tensor([flat], device=device)
+
+    def positions(self, device: torch.device) -> torch.Tensor:
+        """True positions `[1, T]`."""
+        flat = [p.start + i for p in self.pieces for i in range(len(p.ids))]
+        return torch.tensor([flat], device=device)
+
+    def spans(self) -> Iterator[Span]:
+        """Where each piece lies in the row."""
+        at = 0
+        for piece in self.pieces:
+            yield at, at + len(piece.ids)
+            at += len(piece.ids)
+
+    def visible(self, past: int) -> torch.Tensor:
+        """Which of `past` tokens and of the row each token sees `[T, past + T]`, bool.
+
+        Spans in `sees` count from the first of the past tokens.
+        """
+        mask = torch.zeros(self.tokens, past + self.tokens, dtype=torch.bool)
+        for piece, (start, stop) in zip(self.pieces, self.spans(), strict=True):
+            for low, high in piece.sees:
+                mask[start:stop, low:high] = True
+            own = torch.ones(stop - start, stop - start, dtype=torch.bool).tril()
+            mask[start:stop, past + start : past + stop] = own
+        return mask
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Examples as rows. `read[i]` is example i's piece of the decoder row."""
+
+    examples: tuple[Example, ...]
+    prefill: Row
+    read: tuple[Piece, ...]
+
+    def decoder_row(self, which: Sequence[int]) -> Row:
+        """The row of the examples `which`."""
+        return Row(tuple(self.read[i] for i in which))
+
+
+def pack(examples: Sequence[Example]) -> Packed:
+    """Lay out `examples` over the prefix tree of their prompts."""
+    prefill, paths = _tree([example.prefill_ids for example in examples])
+    read = tuple(
+        Piece(example.decoder_ids, example.prompt.boundary, path)
+        for example, path in zip(examples, paths, strict=True)
+    )
+    return Packed(tuple(examples), prefill, read)
+
+
+def _tree(prompts: Sequence[tuple[int, ...]]) -> tuple[Row, list[tuple[Span, ...]]]:
+    """The pieces of the prompts' prefix tree, and each prompt's path through it."""
+    pieces: list[Piece] = []
+    paths: list[tuple[Span, ...]] = [()] * len(prompts)
+    at = 0
+    # Depth first without recursion: a conversation may have very many turns.
+    stack: list[tuple[list[int], int, tuple[Span, ...]]] = []
+    if prompts:
+        stack.append((list(range(len(prompts))), 0, ()))
+    while stack:
+        members, depth, above = stack.pop()
+        shared = _common_length([prompts[i] for i in members], depth)
+        path = above
+        if shared > depth:
+            ids = prompts[members[0]][depth:shared]
+            pieces.append(Piece(ids, depth, above))
+            path = (*above, (at, at + len(ids)))
+            at += len(ids)
+        longer = [i for i in members if len(prompts[i]) > shared]
+        for i in set(members) - set(longer):
+            paths[i] = path
+        branches = _by_token(longer, prompts, shared)
+        stack += [(branch, shared, path) for branch in reversed(branches)]
+    return Row(tuple(pieces)), paths
+
+
+def _common_length(prompts: Sequence[tuple[int, ...]], start: int) -> int:
+    """How far all prompts agree, given that they do up to `start`."""
+    # The lexicographic extremes agree exactly as far as all of them do.
+    low, high = min(prompts), max(prompts)
+    stop = min(len(low), len(high))
+    return next((i for i in range(start, stop) if low[i] != high[i]), stop)
+
+
+def _by_token(
+    members: Iterable[int], prompts: Sequence[tuple[int, ...]], at: int
+) -> list[list[int]]:
+    branches: dict[int, list[int]] = {}
+    for i in members:
+        branches.setdefault(prompts[i][at], []).append(i)
+    return list(branches.values())

@@ -1,0 +1,164 @@
+"""Forward passes over packed rows.
+
+Shapes: H kv heads, D head dimension, N tokens of the prefill row, S of a decoder
+row, R response tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from prefillshare.training.data import Example
+from prefillshare.training.objective import ResponsePlaces, ResponseScores
+from prefillshare.training.packing import Row
+
+# Keys and values `[1, H, N, D]` per layer.
+Layers = tuple[tuple[torch.Tensor, torch.Tensor], ...]
+
+
+class ReadCache(Cache):
+    """A cache that is read and never grows.
+
+    A layer attends to what it holds and to the row's own keys and values, which are
+    not kept. So several decoders may read one cache, and a layer may be computed
+    twice (gradient checkpointing) with the same result.
+    """
+
+    def __init__(self, layers: Layers, *, own: bool = True) -> None:
+        """With `own=False` the row's keys and values are left out: it only reads."""
+        super().__init__(layer_class_to_replicate=DynamicLayer)
+        self._held, self._own = layers, own
+
+    def update(
+        self, key_states: Any, value_states: Any, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What layer `layer_idx` attends to."""
+        keys, values = self._held[layer_idx]
+        if not self._own:
+            return keys, values
+        return (
+            torch.cat([keys, key_states], dim=2),
+            torch.cat([values, value_states], dim=2),
+        )
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens held."""
+        return int(self._held[layer_idx][0].shape[2])
+
+
+def prefill_row(
+    model: Any,
+    row: Row,
+    known: Layers | None = None,
+    known_pieces: int = 1,
+    **inputs: Any,
+) -> Layers:
+    """The keys and values of a prefill row.
+
+    Args:
+        model: whose keys and values.
+        known: those of the row's first `known_pieces` pieces, if they are at hand.
+        inputs: more for the model's forward; `inputs_embeds` replaces the ids.
+    """
+    # Layers of every kind keep all tokens: the mask applies a window.
+    cache = DynamicCache()
+    if known is not None:
+        cache = DynamicCache(ddp_cache_data=known)
+        row = Row(row.pieces[known_pieces:])
+    if row.pieces:
+        _forward(model, row, cache, **inputs)
+    layers: list[Any] = cache.layers
+    return tuple((layer.keys, layer.values) for layer in layers)
+
+
+def _forward(model: Any, row: Row, cache: DynamicCache, **inputs: Any) -> None:
+    past = cache.get_seq_length()
+    if "inputs_embeds" not in inputs:
+        inputs["input_ids"] = row.ids(model.device)
+    positions = row.positions(model.device)
+    if past == 0 and len(row.pieces) == 1:
+        mask = None  # plain causal attention, which has the faster kernel
+    else:
+        known = torch.arange(past, device=model.device)[None]
+        seen = torch.cat([known, positions], 1)
+        mask = attention_mask(model.config, row.visible(past), positions, seen)
+    model(
+        past_key_values=cache,
+        attention_mask=mask,
+        position_ids=positions,
+        use_cache=True,
+        logits_to_keep=1,
+        **inputs,
+    )
+
+
+def read_row(
+    decoder: Any,
+    row: Row,
+    examples: Sequence[Example],
+    cache: Cache | None,
+    mask: Any,
+    **inputs: Any,
+) -> ResponseScores:
+    """Score the responses of `examples`, which end `row`.
+
+    Args:
+        decoder: the model that reads.
+        row: decoder pieces of `examples`, in order, possibly behind prefill pieces.
+        cache: what the row sees beside itself.
+        mask: see `attention_mask`.
+        inputs: more for the model's forward.
+    """
+    places = ResponsePlaces.of(examples, decoder.device)
+    before = row.tokens - sum(len(example.decoder_ids) for example in examples)
+    output = decoder(
+        input_ids=row.ids(decoder.device),
+        past_key_values=cache,
+        attention_mask=mask,
+        position_ids=row.positions(decoder.device),
+        use_cache=cache is not None,
+        logits_to_keep=places.at + before,
+        **inputs,
+    )
+    return ResponseScores(output.logits[0], places.labels, places.owner)
+
+
+def attention_mask(
+    config: Any,
+    visible: torch.Tensor,
+    positions: torch.Tensor,
+    seen_positions: torch.Tensor,
+) -> Any:
+    """`visible` `[T, K]` in the form that a model's forward takes.
+
+    Args:
+        config: the model's; layers with a sliding window see no further than it.
+        positions: of the T tokens `[1, T]`.
+        seen_positions: of the K tokens that could be seen `[1, K]`.
+    """
+    text = config.get_text_config()
+    visible = visible.to(positions.device)
+    kinds = set(getattr(text, "layer_types", None) or ())
+    window = getattr(text, "sliding_window", None)
+    masks = {"full_attention": visible}
+    if window:
+        near = positions[0, :, None] - seen_positions[0, None, :] < window
+        masks["sliding_attention"] = visible & near
+    ready = {name: _as_model_takes_it(text, mask) for name, mask in masks.items()}
+    if kinds:
+        return ready if len(kinds) > 1 or window else ready["full_attention"]
+    return ready["sliding_attention" if window else "full_attention"]
+
+
+def _as_model_takes_it(config: Any, visible: torch.Tensor) -> torch.Tensor:
+    mask = visible[None, None]
+    if config._attn_implementation == "sdpa":
+        return mask
+    dtype = config.dtype or torch.get_default_dtype()
+    blocked = torch.finfo(dtype).min
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, blocked)

@@ -1,0 +1,47 @@
+"""Sliding-window and hybrid models through the schemes that training uses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from prefillshare.kv.cache import empty_state
+from prefillshare.kv.layout import KVLayout
+from prefillshare.models.tiny import Architecture
+from prefillshare.training.data import Example
+from prefillshare.training.packing import pack
+from prefillshare.training.padded import OneByOne, needs_one_by_one
+from prefillshare.training.schemes.base import Scheme, score
+from prefillshare.training.schemes.cached import Cached
+from tests.architectures import HYBRID, SLIDING, tiny
+from tests.conftest import make_decoder
+from tests.training.examples import group
+
+
+def turn_by_turn(model: Any, decoder: Any, example: Example) -> torch.Tensor:
+    """Logits `[T, V]` for each response token, one forward pass a token."""
+    state = empty_state(KVLayout.from_config(model.config))
+    model(torch.tensor([example.prefill_ids]), past_key_values=state, use_cache=True)
+    ids, rows = list(example.prompt.remainder), []
+    for token in example.response:
+        output = decoder(torch.tensor([ids]), past_key_values=state, use_cache=True)
+        rows.append(output.logits[0, -1])
+        ids = [token]
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("architecture", [*SLIDING, *HYBRID])
+def test_scored_as_served(architecture: Architecture) -> None:
+    made = tiny(architecture)
+    decoder = make_decoder(made.model, made.model_id).model
+    examples = group("shared_context") + group("conversation")
+    assert needs_one_by_one(made.model.config) == (architecture in HYBRID)
+    scheme: Scheme = Cached(made.model)
+    if architecture in HYBRID:
+        scheme = OneByOne(made.model)
+    with torch.no_grad():
+        scores = score(scheme, decoder, pack(examples))
+        wanted = [turn_by_turn(made.model, decoder, each) for each in examples]
+    torch.testing.assert_close(scores.logits, torch.cat(wanted), rtol=0, atol=made.band)

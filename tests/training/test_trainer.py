@@ -1,0 +1,250 @@
+"""Runs end to end on the tiny model: what is trained, saved, resumed and refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from prefillshare.errors import CheckpointError, PrefillShareError
+from prefillshare.kv.identity import ModelId
+from prefillshare.models.decoder import Decoder, DecoderRecord
+from prefillshare.models.loading import load_model
+from prefillshare.training.checkpoint import load_checkpoint
+from prefillshare.training.decoders import DecoderExperiment, decoder_trainer
+from prefillshare.training.metrics import StepLog
+from prefillshare.training.settings import (
+    BatchSettings,
+    CaseFiles,
+    LoraSettings,
+    PrefixSettings,
+    TrainSettings,
+)
+from prefillshare.training.trainer import Trainer
+
+TASK = CaseFiles(agent="shipping", contexts=4, records=3, questions=2)
+
+
+def settings(directory: Path, output: Path, **changes: object) -> TrainSettings:
+    base = TrainSettings(
+        model=directory,
+        output=output,
+        task=TASK,
+        dtype="float64",
+        steps=6,
+        checkpoint_every=3,
+        lora=LoraSettings(rank=2, alpha=4),
+    )
+    return base.model_copy(update=changes)
+
+
+def ignore(_: StepLog) -> None:
+    """A progress callback for runs that nobody watches."""
+
+
+def decoders_of(trainer: Trainer) -> DecoderExperiment:
+    assert isinstance(trainer.experiment, DecoderExperiment)
+    return trainer.experiment
+
+
+def losses_of(run: TrainSettings) -> list[float]:
+    losses: list[float] = []
+    decoder_trainer(run).run(lambda entry: losses.append(entry.loss))
+    return losses
+
+
+def weights_of(run: TrainSettings, name: str | None = None) -> dict[str, torch.Tensor]:
+    """The trained weights, after a run."""
+    trainer = decoder_trainer(run)
+    trainer.run(ignore)
+    learners = {learner.name: learner for learner in trainer.experiment.learners}
+    learner = learners[name] if name else next(iter(learners.values()))
+    return {n: p.detach() for n, p in learner.trained.items()}
+
+
+def assert_equal_to(
+    mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], band: float
+) -> None:
+    assert mine.keys() == theirs.keys()
+    for name, tensor in mine.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=band)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prefill": "shared"},
+        {"prefill": "own"},
+        {"prefill": "icarus"},
+        {"prefill": "recompute", "recompute": (1, 2)},
+        {"path": "one_pass"},
+        {"method": "full", "learning_rate": 1e-3},
+        {"prefill": "own", "method": "full", "learning_rate": 1e-3},
+    ],
+    ids=str,
+)
+def test_training_lowers_the_loss_and_never_touches_the_base(
+    tiny_directory: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    run = settings(tiny_directory, tmp_path, steps=20, resume=False, **changes)
+    trainer = decoder_trainer(run)
+    base = decoders_of(trainer).base
+    before = {n: p.clone() for n, p in base.named_parameters()}
+    losses: list[float] = []
+    saved = trainer.run(lambda entry: losses.append(entry.loss))
+    assert sum(losses[-4:]) < sum(losses[:4])
+    for name, parameter in base.named_parameters():
+        assert torch.equal(parameter, before[name]), name
+    loaded = Decoder.load(saved, base, ModelId.from_directory(tiny_directory))
+    trained = dict(decoders_of(trainer).decoders[0].model.named_parameters())
+    for name, parameter in loaded.model.named_parameters():
+        assert torch.equal(parameter, trained[name]), name
+
+
+def test_several_decoders_of_one_run_equal_each_alone(
+    tiny_directory: Path, tmp_path: Path
+) -> None:
+    tasks = [TASK, TASK.model_copy(update={"agent": "invoicing"})]
+    together = settings(
+        tiny_directory, tmp_path / "both", task=None, tasks=tasks, optimizer="sgd"
+    )
+    alone = settings(tiny_directory, tmp_path / "alone", method="full", optimizer="sgd")
+    together = together.model_copy(update={"method": "full"})
+    assert_equal_to(weights_of(together, "shipping"), weights_of(alone), 1e-8)
+    base = load_model(tiny_directory, torch.float64)
+    for name in ("shipping", "invoicing"):
+        saved = tmp_path / "both" / name / "decoder"
+        record = Decoder.load(
+            saved, base, ModelId.from_directory(tiny_directory)
+        ).record
+        assert record.name == name
+
+
+EQUAL: dict[str, dict[str, Any]] = {
+    "accumulated": {"batch": BatchSettings(units=4, units_per_pass=1)},
+    "packed by two": {"batch": BatchSettings(units=4, units_per_pass=2)},
+    "checkpointed": {"gradient_checkpointing": True},
+    "prefixes recomputed": {"prefixes": PrefixSettings(memory_bytes=0)},
+}
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("change", EQUAL)
+def test_equal_ways_of_computing_a_step(
+    tiny_directory: Path, tmp_path: Path, change: str, method: str
+) -> None:
+    """20 steps of SGD in fp64."""
+    fields: dict[str, Any] = {
+        "steps": 20,
+        "optimizer": "sgd",
+        "learning_rate": 0.05,
+        "method": method,
+        "batch": BatchSettings(units=4),
+    }
+    whole = settings(tiny_directory, tmp_path / "whole", **fields)
+    other = settings(tiny_directory, tmp_path / "other", **{**fields, **EQUAL[change]})
+    start = weights_of(whole.model_copy(update={"steps": 1, "resume": False}))
+    end = weights_of(whole.model_copy(update={"resume": False}))
+    assert any(not torch.allclose(start[n], end[n], atol=1e-4) for n in end)
+    assert_equal_to(end, weights_of(other), 1e-8)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_resumed_run_ends_bit_equal(
+    tiny_directory: Path, tmp_path: Path, method: str
+) -> None:
+    whole = weights_of(settings(tiny_directory, tmp_path / "whole", method=method))
+
+    class Killed(Exception):
+        pass
+
+    def die(entry: StepLog) -> None:
+        if entry.step == 5:
+            raise Killed
+
+    cut = settings(tiny_directory, tmp_path / "cut", method=method)
+    with pytest.raises(Killed):
+        decoder_trainer(cut).run(die)
+    steps: list[int] = []
+    resumed = decoder_trainer(cut)
+    resumed.run(lambda entry: steps.append(entry.step))
+    assert steps == [4, 5, 6]
+    ended = resumed.experiment.learners[0].trained
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, ended[name]), name
+    log = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
+    assert len(log) == 6
+
+
+def test_a_checkpoint_of_other_settings_is_refused(
+    tiny_directory: Path, tmp_path: Path
+) -> None:
+    decoder_trainer(settings(tiny_directory, tmp_path)).run(ignore)
+    other = settings(tiny_directory, tmp_path, learning_rate=1.0)
+    with pytest.raises(
+        PrefillShareError, match="learning_rate .0.002 there, 1.0 here."
+    ):
+        decoder_trainer(other).run(ignore)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
+    tiny_directory: Path, tmp_path: Path
+) -> None:
+    trainer = decoder_trainer(settings(tiny_directory, tmp_path))
+
+    def spoil(entry: StepLog) -> None:
+        if entry.step == 4:
+            parameter = next(iter(trainer.experiment.learners[0].trained.values()))
+            parameter.data.fill_(float("nan"))
+
+    with pytest.raises(PrefillShareError, match="loss is .nan. at step 4; lower"):
+        trainer.run(spoil)
+    loaded = load_checkpoint(tmp_path / "checkpoint")
+    assert loaded is not None
+    assert loaded[1]["step"] == 3
+
+
+def test_an_output_that_cannot_be_written_is_named(
+    tiny_directory: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    run = settings(tiny_directory, tmp_path / "file" / "run")
+    with pytest.raises(CheckpointError, match="file/run cannot be written"):
+        decoder_trainer(run).run(ignore)
+
+
+def test_a_finished_decoder_of_another_kind_is_not_overwritten(
+    tiny_directory: Path, tmp_path: Path
+) -> None:
+    decoder_trainer(settings(tiny_directory, tmp_path, steps=1)).run(ignore)
+    baseline = settings(tiny_directory, tmp_path, steps=1, prefill="own")
+    with pytest.raises(PrefillShareError, match="whose prefill differ"):
+        decoder_trainer(baseline).run(ignore)
+    assert DecoderRecord.load(tmp_path / "decoder").prefill == "shared"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": None}, "set either `task` or a list of `tasks`"),
+        ({"tasks": [TASK.model_dump()]}, "set either `task` or a list"),
+        ({"prefill": "recompute"}, "`recompute: \\[first, last\\]` go together"),
+        ({"path": "one_pass", "method": "full"}, "needs `method: lora`"),
+    ],
+)
+def test_settings_that_contradict_one_another_are_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    fields = settings(tmp_path, tmp_path).model_dump()
+    with pytest.raises(ValueError, match=message):
+        TrainSettings.model_validate({**fields, **changes})
+
+
+def test_two_tasks_of_one_name_are_refused(
+    tiny_directory: Path, tmp_path: Path
+) -> None:
+    run = settings(tiny_directory, tmp_path, task=None, tasks=[TASK, TASK])
+    with pytest.raises(PrefillShareError, match="give each its own name"):
+        decoder_trainer(run)
