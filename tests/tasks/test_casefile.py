@@ -156,6 +156,14 @@ def test_a_checker_says_what_is_wrong() -> None:
     assert min(verdicts.values()) > 3
 
 
+@pytest.mark.parametrize("agent", ["checking", "judge"])
+def test_arithmetic_alone_never_shows_a_mistake(agent: str) -> None:
+    for sample in samples(agent, contexts=8):
+        text = " ".join(message["content"] for message in sample.messages[1:])
+        for quantity, price, total in re.findall(r"(\d+) x (\d+) = (\d+)", text):
+            assert int(quantity) * int(price) == int(total)
+
+
 def test_a_judge_sees_every_pair_in_both_orders() -> None:
     every = samples("judge")
     for one, two in zip(every[::2], every[1::2], strict=True):

@@ -50,8 +50,10 @@ LETTER = Agent(
     "hand; name the total if an invoice was made.",
     Sentence(
         (
-            "Dear {customer}, your {quantity} {item}s go to {town}; "
-            "the total is {billed} euros.",
+            (
+                "Dear {customer}, your {quantity} {item}s go to {town}; "
+                "the total is {billed} euros."
+            ),
             "Dear {customer}, your {quantity} {item}s go to {town}.",
         )
     ),
@@ -110,8 +112,10 @@ TUNING_AGENTS = {
             "Repeat the record of the order that the request names, word for word.",
             Sentence(
                 (
-                    "order {order}: item {item}, town {town}, quantity {quantity}, "
-                    "price {price}, customer {customer}",
+                    (
+                        "order {order}: item {item}, town {town}, "
+                        "quantity {quantity}, price {price}, customer {customer}"
+                    ),
                 )
             ),
         ),

@@ -170,10 +170,13 @@ def _mistake(
 
 
 def _said_wrongly(agent: Agent, record: Record, field: str, wrong: int | str) -> str:
-    total = record.quantity * record.price
     stated: Values = {field: wrong}
+    if agent is INVOICING:
+        # The sum is right in itself, so that only the context shows the mistake.
+        values = record.values() | stated
+        stated["total"] = int(values["quantity"]) * int(values["price"])
     if agent is LETTER:
-        stated["billed"] = total
+        stated["billed"] = record.quantity * record.price
     return agent.answer(record, **stated)
 
 

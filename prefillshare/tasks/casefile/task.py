@@ -71,17 +71,12 @@ class CaseFileTask:
     def _unit(self, split: Split, index: int) -> Unit:
         case = self.case(split, index)
         rng = random.Random(f"turns/{split}/{self.seed + index}/{self.agent}")
-        samples = []
+        samples: list[Sample] = []
         for i, question in enumerate(case.questions):
             depth = self.depths[i % len(self.depths)]
-            for turn in turns(case, question, self._agent, depth, rng):
-                samples.append(
-                    Sample(
-                        turn.messages,
-                        self.suffix,
-                        turn.answer,
-                        question.fact_start if self.with_context else None,
-                        turn.depth,
-                    )
-                )
+            start = question.fact_start if self.with_context else None
+            samples += [
+                Sample(turn.messages, self.suffix, turn.answer, start, turn.depth)
+                for turn in turns(case, question, self._agent, depth, rng)
+            ]
         return tuple(samples)
