@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from prefillshare.bench.readability import ReadabilitySettings
 from prefillshare.bench.spine import SpineSettings
 from prefillshare.config import Config, load_config
 from prefillshare.evals.comparison import EvalSettings
@@ -20,12 +21,15 @@ KINDS: dict[str, type[Config]] = {
     "bench": SpineSettings,
     "recipes": TrainSettings,
 }
+BY_NAME: dict[str, type[Config]] = {
+    "prefill.yaml": PrefillSettings,
+    "readability.yaml": ReadabilitySettings,
+}
 PATHS = sorted(CONFIGS.rglob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
 def test_loads(path: Path) -> None:
     kind = KINDS[path.relative_to(CONFIGS).parts[0]]
-    if path.name == "prefill.yaml":
-        kind = PrefillSettings
+    kind = BY_NAME.get(path.name, kind)
     assert isinstance(load_config(kind, path, []), kind)

@@ -30,7 +30,7 @@ from prefillshare.training.settings import (
 )
 from prefillshare.training.trainer import Trainer
 
-System = Literal["tuned", "untuned", "own"]
+System = Literal["tuned", "untuned", "own", "tuned_own"]
 
 
 class TestedTask(Config):
@@ -43,14 +43,17 @@ class TestedTask(Config):
 class ReadabilitySettings(Config):
     """`prefill` tunes the module; `decoder` holds what all decoders have in common.
 
-    `decoder.tasks` is filled from `tasks`. `evaluate_every` steps every decoder is
-    scored, so that curves are reported and not one point.
+    `model: null` is SmolLM2-135M-Instruct from its package; the `model` of the parts
+    and `decoder.tasks` are filled in. `tuned_own` is the control that starts from the
+    tuned weights too, but prefills for itself. `evaluate_every` steps every decoder
+    is scored, so that curves are reported and not one point.
     """
 
+    model: Path | None = None
     prefill: PrefillSettings
     decoder: TrainSettings
     tasks: list[TestedTask] = Field(min_length=1)
-    systems: list[System] = ["tuned", "untuned", "own"]
+    systems: list[System] = ["tuned", "untuned", "own", "tuned_own"]
     evaluate_every: int = Field(25, ge=1)
 
 
@@ -58,8 +61,9 @@ def run_readability(settings: ReadabilitySettings, model: Path) -> dict[str, Any
     """The whole experiment; returns its figures."""
     results: dict[str, Any] = {"curves": {}, "final": {}, "seconds_per_step": {}}
     directories = {"untuned": model, "own": model}
-    if "tuned" in settings.systems:
-        directories["tuned"] = _tune(settings.prefill, model, results)
+    if {"tuned", "tuned_own"} & set(settings.systems):
+        module = _tune(settings.prefill, model, results)
+        directories |= {"tuned": module, "tuned_own": module}
     finals: dict[str, list[Scores]] = {}
     for system in settings.systems:
         decoder = settings.decoder.model_copy(
@@ -68,7 +72,7 @@ def run_readability(settings: ReadabilitySettings, model: Path) -> dict[str, Any
                 "output": settings.decoder.output / system,
                 "task": None,
                 "tasks": [each.train for each in settings.tasks],
-                "prefill": "own" if system == "own" else "shared",
+                "prefill": "own" if system.endswith("own") else "shared",
                 "resume": False,
             }
         )
