@@ -21,6 +21,16 @@ _KV_RELEVANT = (
     "rope_theta", "rope_scaling", "max_position_embeddings", "rms_norm_eps",
     "hidden_act",
 )  # fmt: skip
+# The same, of families that have it: a config without a key has the digest that it
+# had before the key was listed.
+_KV_RELEVANT_IF_PRESENT = (
+    "hidden_activation", "query_pre_attn_scalar", "attn_logit_softcapping",
+    "linear_num_key_heads", "linear_num_value_heads", "linear_key_head_dim",
+    "linear_value_head_dim", "linear_conv_kernel_dim", "linear_allow_neg_eigval",
+    "conv_L_cache", "conv_bias", "mamba_n_heads", "mamba_d_head", "mamba_d_state",
+    "mamba_n_groups", "mamba_d_conv", "mamba_expand", "mamba_chunk_size", "norm_eps",
+    "embedding_multiplier", "attention_multiplier", "residual_multiplier",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,7 @@ class ModelId:
         config = _read_json(directory / "config.json")
         template = _read_json(directory / "tokenizer_config.json").get("chat_template")
         relevant = {key: config.get(key) for key in _KV_RELEVANT}
+        relevant |= {k: config[k] for k in _KV_RELEVANT_IF_PRESENT if k in config}
         document = {"config": relevant, "chat_template": template}
         _field(sha, b"document", json.dumps(document, sort_keys=True).encode())
         return cls(sha.hexdigest())
