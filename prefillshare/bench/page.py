@@ -26,7 +26,7 @@ def spine_page(
         _setup(config, environment, command),
         *([f"{note}\n"] if note else []),
         "## Accuracy on held-out contexts\n",
-        _accuracy(results["accuracy"]),
+        accuracy_table(results["accuracy"], ROLES),
         _paired(results["paired"]),
         "## Exact match by distance from the fact to the boundary (tokens)\n",
         _distances(results["exact_match_by_distance"]),
@@ -63,16 +63,17 @@ def _range(data: Mapping[str, Any]) -> str:
     return f"{low} to {high}" if high else str(low)
 
 
-def _accuracy(accuracy: Mapping[str, Any]) -> str:
+def accuracy_table(accuracy: Mapping[str, Any], roles: Mapping[str, str]) -> str:
+    """NLL and exact match by system and task, in Markdown; `roles` explain systems."""
     lines = [
-        "| system | agent | NLL (nats/token) | 95 % | exact match | 95 % | n |",
+        "| system | task | NLL (nats/token) | 95 % | exact match | 95 % | n |",
         "|---|---|---|---|---|---|---|",
     ]
     for system, tasks in accuracy.items():
         for task, row in tasks.items():
             nll, exact = row["ci"]["nll"], row["ci"]["exact_match"]
             lines.append(
-                f"| {system}: {ROLES[system]} | {task} | {row['nll']:.3f} | "
+                f"| {system}: {roles[system]} | {task} | {row['nll']:.3f} | "
                 f"{nll[0]:.3f}–{nll[1]:.3f} | {row['exact_match']:.1%} | "
                 f"{exact[0]:.1%}–{exact[1]:.1%} | {row['n']} |"
             )

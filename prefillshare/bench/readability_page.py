@@ -6,6 +6,8 @@ import datetime
 from collections.abc import Mapping
 from typing import Any
 
+from prefillshare.bench.page import accuracy_table
+
 _SYSTEMS = {
     "tuned": "on the cache of the tuned prefill module",
     "untuned": "on the cache of the base as it comes",
@@ -28,7 +30,7 @@ def readability_page(
         _setup(config, environment, command),
         *([f"{note}\n"] if note else []),
         "## Decoders for tasks that the module never saw\n",
-        _final(results["final"]),
+        accuracy_table(results["final"], _SYSTEMS),
         "## Over training (exact match; NLL in nats per response token)\n",
         *(_curve(task, curve) for task, curve in results["curves"].items()),
         "## Paired differences on the same examples\n",
@@ -53,22 +55,6 @@ def _setup(
         f"seed {decoder['seed']}: one seed, so intervals cover the test examples "
         "only.\n"
     )
-
-
-def _final(final: Mapping[str, Any]) -> str:
-    lines = [
-        "| system | task | NLL | 95 % | exact match | 95 % | n |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for system, tasks in final.items():
-        for task, row in tasks.items():
-            nll, exact = row["ci"]["nll"], row["ci"]["exact_match"]
-            lines.append(
-                f"| {system}: {_SYSTEMS[system]} | {task} | {row['nll']:.3f} | "
-                f"{nll[0]:.3f}–{nll[1]:.3f} | {row['exact_match']:.1%} | "
-                f"{exact[0]:.1%}–{exact[1]:.1%} | {row['n']} |"
-            )
-    return "\n".join(lines) + "\n"
 
 
 def _curve(task: str, curve: Mapping[str, Any]) -> str:
