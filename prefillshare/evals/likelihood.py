@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import DynamicCache
 
 from prefillshare.errors import DataError, UnsupportedModelError
 from prefillshare.kv.cache import KVCache
 from prefillshare.models.prefill import PrefillModule
+from prefillshare.models.prompt import common_prefix
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,9 @@ def score_rows(
     first = min(len(ids) - n for ids, n in zip(inputs, scored, strict=True))
     output = model(
         input_ids=padded.to(model.device),
-        past_key_values=_state(cache, len(rows)),
-        use_cache=True,
+        # Nothing follows the rows, so without a cache before them none is needed.
+        past_key_values=cache and cache.to_transformers(len(rows)),
+        use_cache=cache is not None,
         logits_to_keep=longest - first,
     )
     scores = []
@@ -202,10 +203,6 @@ def _token_scores(logits_TV: torch.Tensor, tokens: Sequence[int]) -> TokenScores
     )
 
 
-def _state(cache: KVCache | None, rows: int) -> DynamicCache:
-    return cache.to_transformers(rows) if cache is not None else DynamicCache()
-
-
 def _groups(
     order: Sequence[int], items: Sequence[Continuation], rows: int
 ) -> Iterator[list[int]]:
@@ -220,13 +217,3 @@ def _groups(
         group.append(i)
     if group:
         yield group
-
-
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens `a` and `b` share at their beginning."""
-    length = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y:
-            break
-        length += 1
-    return length

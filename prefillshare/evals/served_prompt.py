@@ -14,10 +14,10 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from prefillshare.errors import ContextLengthError
-from prefillshare.evals.likelihood import Continuation, common_prefix
+from prefillshare.evals.likelihood import Continuation
 from prefillshare.evals.perplexity import sliding_windows
 from prefillshare.models.decoder import DecoderRecord
-from prefillshare.models.prompt import Message
+from prefillshare.models.prompt import Message, common_prefix
 
 logger = logging.getLogger(__name__)
 

@@ -21,8 +21,9 @@ from safetensors import SafetensorError
 from transformers import DynamicCache, PreTrainedModel
 
 from prefillshare.errors import CheckpointError, IdentityError
-from prefillshare.kv.cache import KVCache
+from prefillshare.kv.cache import KVCache, empty_state
 from prefillshare.kv.identity import ModelId
+from prefillshare.kv.layout import KVLayout
 from prefillshare.models.loading import freeze, load_model, share_weights
 from prefillshare.models.prompt import Boundary
 
@@ -170,7 +171,8 @@ class Decoder:
         The first forward pass computes exactly `remainder`; a stop id ends the
         stream and is yielded last. `temperature` 0 is greedy.
         """
-        state = cache.to_transformers()
+        empty = not cache.layers
+        state = empty_state(self._layout()) if empty else cache.to_transformers()
         sampler = torch.Generator().manual_seed(seed) if seed is not None else None
         ids = list(remainder)
         for _ in range(max_tokens):
@@ -180,6 +182,9 @@ class Decoder:
             if token in stop_ids:
                 return
             ids = [token]
+
+    def _layout(self) -> KVLayout:
+        return KVLayout.from_config(self.model.config)
 
     @torch.inference_mode()
     def _step(self, ids: list[int], state: DynamicCache) -> torch.Tensor:

@@ -55,7 +55,7 @@ def lay_out(
         raise DataError("a prompt needs at least one message, got none")
     full = list(messages) + ([{"role": "user", "content": suffix}] if suffix else [])
     ids = _render(tokenizer, full, generation=True)
-    shared = _common_prefix(ids, _render(tokenizer, messages, generation=False))
+    shared = common_prefix(ids, _render(tokenizer, messages, generation=False))
     if len(ids) < 2 or shared == 0:
         raise DataError(
             f"the chat template rendered {len(ids)} tokens of which {shared} are "
@@ -78,7 +78,8 @@ def _render(
     return ids
 
 
-def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens `a` and `b` share at their beginning."""
     length = 0
     for x, y in zip(a, b, strict=False):
         if x != y:
