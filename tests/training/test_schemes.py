@@ -143,7 +143,7 @@ def test_icarus_equals_decoding_with_both_models(
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_recomputing_all_layers_is_own_prefill_and_recomputing_some_is_neither(
+def test_recomputing_all_layers_is_own_prefill_none_is_shared_and_some_is_neither(
     tiny_model: PreTrainedModel, tiny_id: ModelId, method: str
 ) -> None:
     make = make_decoder if method == "lora" else full_decoder
@@ -155,11 +155,10 @@ def test_recomputing_all_layers_is_own_prefill_and_recomputing_some_is_neither(
         own = score(Own(), decoder, packed).logits
         shared = score(Cached(tiny_model), decoder, packed).logits
         upper = score(Recompute(tiny_model, 1, 2), decoder, packed).logits
-        # The embeddings of a full decoder differ from the base's: only LoRA's
-        # layer 0 starts from the same hidden states.
-        if method == "lora":
-            every = score(Recompute(tiny_model, 0, 2), decoder, packed).logits
-            torch.testing.assert_close(every, own, **EXACT)
+        every = score(Recompute(tiny_model, 0, 2), decoder, packed).logits
+        none = score(Recompute(tiny_model, 1, 1), decoder, packed).logits
+    torch.testing.assert_close(every, own, **EXACT)
+    assert torch.equal(none, shared)
     assert not torch.allclose(upper, own)
     assert not torch.allclose(upper, shared)
 
