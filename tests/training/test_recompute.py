@@ -35,6 +35,7 @@ def test_a_hidden_state_is_not_scaled_as_embeddings_are() -> None:
     packed = pack(group("shared_context"))
     with torch.no_grad():
         wanted = score(Cached(base), base, packed).logits
-        for first, last in [(0, 2), (1, 2), (2, 3)]:
+        # Norms hide the scale from the first recomputed layer, not from the second.
+        for first, last in [(0, 2), (1, 3)]:
             found = score(Recompute(base, first, last), base, packed).logits
             torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
