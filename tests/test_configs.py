@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from prefillshare.bench.readability import ReadabilitySettings
+from prefillshare.bench.accuracy.settings import AccuracySettings
 from prefillshare.bench.spine import SpineSettings
 from prefillshare.config import Config, load_config
 from prefillshare.evals.comparison import EvalSettings
@@ -20,10 +20,10 @@ KINDS: dict[str, type[Config]] = {
     "serve": ServeSettings,
     "bench": SpineSettings,
     "recipes": TrainSettings,
+    "accuracy": AccuracySettings,
 }
 BY_NAME: dict[str, type[Config]] = {
     "prefill.yaml": PrefillSettings,
-    "readability.yaml": ReadabilitySettings,
 }
 PATHS = sorted(CONFIGS.rglob("*.yaml"))
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prefillshare.bench.accuracy.experiment import run_accuracy
+from prefillshare.bench.accuracy.page import accuracy_page
+from prefillshare.bench.accuracy.settings import AccuracySettings
 from prefillshare.bench.page import spine_page
-from prefillshare.bench.readability import ReadabilitySettings, run_readability
-from prefillshare.bench.readability_page import readability_page
 from prefillshare.bench.spine import SpineSettings, run_spine
 from prefillshare.cli.command import ROOT, Options, Report, environment
 from prefillshare.config import Config, load_config
@@ -29,7 +30,7 @@ class _Benchmark:
 
 _BENCHMARKS = {
     "spine": _Benchmark(SpineSettings, run_spine, spine_page),
-    "readability": _Benchmark(ReadabilitySettings, run_readability, readability_page),
+    "accuracy": _Benchmark(AccuracySettings, run_accuracy, accuracy_page),
 }
 
 
@@ -46,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--page",
         type=Path,
         metavar="FILE.md",
-        help="the page to write (default: docs/results/BENCHMARK.md)",
+        help="the page to write (default: docs/results/CONFIG.md)",
     )
 
 
@@ -60,7 +61,8 @@ def run(options: Options) -> Report:
     if name == "spine":
         accuracy_table(results["accuracy"])
     config = settings.model_dump(mode="json")
-    page = options.extra.page or ROOT / "docs" / "results" / f"{name}.md"
+    title = options.config.stem if options.config else name
+    page = options.extra.page or ROOT / "docs" / "results" / f"{title}.md"
     text = benchmark.page(results, config, began, _command(options), options.extra.note)
     _write(page, text)
     return Report(config, results)

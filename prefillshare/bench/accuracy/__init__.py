@@ -1,0 +1,1 @@
+"""Trained systems against each other: curves, seeds, non-inferiority."""

@@ -1,0 +1,169 @@
+"""The page of an accuracy experiment, out of the figures of its runs."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from prefillshare.bench.markdown import table
+
+
+def accuracy_page(
+    results: Mapping[str, Any],
+    config: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    command: str,
+    note: str = "",
+) -> str:
+    """Markdown with every figure of the experiment and how to make it again."""
+    today = datetime.date.today().isoformat()
+    tests = list(results["curves"])
+    parts = [
+        f"# {config['title']}, {today}\n",
+        _setup(config, environment, command),
+        *([f"{note}\n"] if note else []),
+        *_missing(results["missing"]),
+        "## At the last step\n",
+        _finals(results["systems"]),
+        *_verdicts(results["compare"], config["margin"]),
+        "## Over training\n",
+        "Exact match (NLL), means over seeds.\n",
+        *(_curve(test, results["curves"][test]) for test in tests),
+        *_buckets(results["systems"], "by_distance", "distance in tokens", _range),
+        *_buckets(results["systems"], "by_depth", "hand-off depth", _depth),
+    ]
+    return "\n".join(parts)
+
+
+def _setup(
+    config: Mapping[str, Any], environment: Mapping[str, Any], command: str
+) -> str:
+    seeds = ", ".join(map(str, config["seeds"]))
+    systems = "\n".join(
+        f"- `{name}`: {_described(system)}"
+        for name, system in config["systems"].items()
+    )
+    return (
+        f"`{command}`\n\n"
+        f"Commit {environment['commit']}; torch {environment['torch']}, transformers "
+        f"{environment['transformers']}; {environment['cpu_count']} cores of "
+        f"{environment['cpu']}. Model: {config['model'] or 'SmolLM2-135M-Instruct'}. "
+        f"Seeds {seeds}: they draw the order of the data and the adapters, the same "
+        f"for every system. All systems: {_keys(config['decoder'])}.\n\n{systems}\n"
+    )
+
+
+def _described(system: Mapping[str, Any]) -> str:
+    module = f"prefill module `{system['module']}`" if system["module"] else ""
+    also = "; ".join(
+        f"the same decoders as `{name}` with {_keys(changes)}"
+        for name, changes in system["readings"].items()
+    )
+    return "; ".join(each for each in (_keys(system["train"]), module, also) if each)
+
+
+def _keys(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in settings.items())
+
+
+def _missing(missing: Sequence[str]) -> Iterator[str]:
+    if missing:
+        yield f"**Not run yet:** {'; '.join(missing)}.\n"
+
+
+def _finals(systems: Mapping[str, Any]) -> str:
+    columns = ["test", "system", "exact match", "95 %", "by seed", "NLL", "95 %", "n"]
+    rows = [
+        [test, system, *_final(tests[test])]
+        for test in {test: 0 for tests in systems.values() for test in tests}
+        for system, tests in systems.items()
+        if test in tests
+    ]
+    note = (
+        "Exact match: greedy decoding yields the reference token for token. NLL: nats "
+        "per response token. Intervals cover seeds and test units (crossed); with one "
+        "seed, units only.\n"
+    )
+    return table(columns, rows) + "\n" + note
+
+
+def _final(row: Mapping[str, Any]) -> list[str]:
+    exact, nll = row["exact_match"], row["nll"]
+    return [
+        f"{exact['mean']:.1%}",
+        f"{exact['low']:.1%} to {exact['high']:.1%}",
+        ", ".join(f"{100 * value:.1f}" for value in row["exact_match_by_seed"]),
+        f"{nll['mean']:.3f}",
+        f"{nll['low']:.3f} to {nll['high']:.3f}",
+        str(row["examples"]),
+    ]
+
+
+def _verdicts(compare: Sequence[Mapping[str, Any]], margin: float) -> Iterator[str]:
+    if not compare:
+        return
+    yield f"## Non-inferior by {100 * margin:g} points of exact match?\n"
+    columns = ["test", "system − reference", "points", "90 %", "verdict"]
+    columns += ["discordance", "power", "NLL", "95 %"]
+    yield table(columns, map(_verdict, compare))
+    yield (
+        "Non-inferior: the lower end of the paired 90 % interval is above the margin "
+        "(a one-sided test at 5 %). Discordance: the share of examples that one of the "
+        "two gets right. Power: of one seed, for a system that is truly equal, at this "
+        "discordance.\n"
+    )
+
+
+def _verdict(row: Mapping[str, Any]) -> list[str]:
+    exact, nll = row["exact_match"], row["nll"]
+    low, mean, high = (100 * exact[k] for k in ("low", "difference", "high"))
+    return [
+        row["test"],
+        f"{row['system']} − {row['reference']}",
+        f"{mean:+.1f}",
+        f"{low:+.1f} to {high:+.1f}",
+        exact["verdict"],
+        f"{row['discordance']:.1%}",
+        f"{row['power']:.0%}",
+        f"{nll['mean']:+.3f}",
+        f"{nll['low']:+.3f} to {nll['high']:+.3f}",
+    ]
+
+
+def _curve(test: str, curve: Mapping[str, Any]) -> str:
+    steps = sorted({point["step"] for points in curve.values() for point in points})
+    rows = []
+    for system, points in curve.items():
+        cells = {p["step"]: f"{p['exact_match']:.0%} ({p['nll']:.3f})" for p in points}
+        rows.append([system, *(cells.get(step, "–") for step in steps)])
+    return table([test, *(f"step {step}" for step in steps)], rows)
+
+
+def _range(row: Mapping[str, Any]) -> str:
+    return f"{row['from']}–{row['to']}"
+
+
+def _depth(row: Mapping[str, Any]) -> str:
+    return str(row["depth"])
+
+
+def _buckets(
+    systems: Mapping[str, Any], key: str, title: str, label: Any
+) -> Iterator[str]:
+    """Exact match by bucket, if there is more than one."""
+    cells = {
+        (test, system, label(row)): f"{row['exact_match']:.0%} (n {row['n']})"
+        for system, tests in systems.items()
+        for test, figures in tests.items()
+        for row in figures[key]
+    }
+    columns = list(dict.fromkeys(column for _, _, column in cells))
+    if len(columns) < 2:
+        return
+    yield f"## Exact match by {title}\n"
+    rows = [
+        [test, system, *(cells.get((test, system, c), "–") for c in columns)]
+        for test, system in dict.fromkeys((test, system) for test, system, _ in cells)
+    ]
+    yield table(["test", "system", *columns], rows)

@@ -1,0 +1,189 @@
+"""One system and seed: trained, scored, and kept.
+
+`run.json` in its folder grows with every point of the curve and with every final score.
+The decoders stay beside it, so that a test or a reading that is added to the experiment
+later is scored without training them again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from prefillshare.bench.accuracy.scoring import Scorer, cells
+from prefillshare.bench.accuracy.settings import AccuracySettings
+from prefillshare.errors import PrefillShareError
+from prefillshare.evals.runner import Scores
+from prefillshare.kv.identity import ModelId
+from prefillshare.report import progress, say
+from prefillshare.training.decoders import DecoderExperiment, Workshop
+from prefillshare.training.metrics import StepLog
+from prefillshare.training.readable import PrefillExperiment
+from prefillshare.training.settings import TrainSettings
+from prefillshare.training.trainer import Trainer
+
+
+@dataclass
+class Run:
+    """What one system and seed came to.
+
+    Attributes:
+        key: a digest of everything that the decoders depend on.
+        trained: whether they are there, trained to the end.
+        curve: by reading and test, points of step, nll and exact_match.
+        finals: scores of the trained decoders, by `Cell.key`.
+        seconds: of each training step.
+    """
+
+    key: str
+    trained: bool = False
+    curve: dict[str, dict[str, list[dict[str, float]]]] = field(default_factory=dict)
+    finals: dict[str, Scores] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, path: Path, key: str) -> Run:
+        """The run kept at `path`, or a fresh one.
+
+        Raises:
+            PrefillShareError: another experiment's run is there.
+        """
+        if not path.exists():
+            return cls(key)
+        stored = json.loads(path.read_text())
+        if stored["key"] != key:
+            raise PrefillShareError(
+                f"{path} was made with other settings; choose another `output`, or "
+                "delete that folder"
+            )
+        finals = {k: _scores(fields) for k, fields in stored.pop("finals").items()}
+        return cls(**stored, finals=finals)
+
+    def save(self, path: Path) -> None:
+        """Replace the file at `path`, all of it or nothing."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_suffix(".partial")
+        finals = {key: asdict(scores) for key, scores in self.finals.items()}
+        fresh.write_text(json.dumps({**vars(self), "finals": finals}))
+        fresh.replace(path)
+
+    def note(self, step: int, reading: str, test: str, scores: Scores) -> None:
+        """Add one point to a curve."""
+        points = self.curve.setdefault(reading, {}).setdefault(test, [])
+        # A resumed run repeats the steps after its last checkpoint.
+        points[:] = [point for point in points if point["step"] < step]
+        nll, exact = (sum(x) / len(x) for x in (scores.nll, scores.exact))
+        points.append({"step": step, "nll": nll, "exact_match": exact})
+
+
+def run_system(
+    settings: AccuracySettings, system: str, seed: int, model: Path
+) -> Run | None:
+    """The run of `system` and `seed`: as it was kept, or made now.
+
+    Returns None if it is not finished and `settings.only` leaves it to another process.
+    """
+    mine = not settings.only or system in settings.only
+    base = _module(settings, settings.systems[system].module, model, mine)
+    if base is None:
+        return None
+    training = settings.training(system, seed, base)
+    path = training.output / "run.json"
+    run = Run.load(path, _key(training))
+    if mine and not run.trained:
+        _train(settings, system, training, run, path)
+    if mine:
+        _score(settings, system, training, run, path)
+    wanted = {cell.key(settings.test_units) for cell in cells(settings, system)}
+    return run if wanted <= run.finals.keys() else None
+
+
+def _train(
+    settings: AccuracySettings,
+    system: str,
+    training: TrainSettings,
+    run: Run,
+    path: Path,
+) -> None:
+    accelerator = Accelerator()
+    experiment = DecoderExperiment(training, accelerator.device)
+    scorer = Scorer(settings, experiment.workshop)
+    with progress(f"{system}, seed {training.seed}", training.steps) as tick:
+
+        def show(entry: StepLog) -> None:
+            run.seconds.append(entry.seconds)
+            tick(f"loss {entry.loss:.3f}")
+            if entry.step % settings.evaluate_every and entry.step < entry.steps:
+                return
+            for cell in cells(settings, system):
+                model = experiment.decoders[cell.decoder].model
+                scores = scorer.score(cell, model, training, settings.curve_units)
+                run.note(entry.step, cell.reading, cell.test, scores)
+            run.save(path)
+
+        Trainer(training, experiment, accelerator).run(show)
+    run.trained = True
+    run.save(path)
+    shutil.rmtree(training.output / "checkpoint", ignore_errors=True)
+
+
+def _score(
+    settings: AccuracySettings,
+    system: str,
+    training: TrainSettings,
+    run: Run,
+    path: Path,
+) -> None:
+    """Score what is not scored yet."""
+    units = settings.test_units
+    left = [c for c in cells(settings, system) if c.key(units) not in run.finals]
+    if not left:
+        return
+    scorer = Scorer(settings, Workshop.open(training, Accelerator().device))
+    for cell in left:
+        scores = run.finals[cell.key(units)] = scorer.saved(cell, training)
+        run.save(path)
+        exact = sum(scores.exact) / len(scores.exact)
+        say(f"{cell.reading}, seed {training.seed}, {cell.test}: {exact:.1%}")
+
+
+def _module(
+    settings: AccuracySettings, name: str | None, model: Path, make: bool
+) -> Path | None:
+    """The directory of a prefill module, tuned now if it is not there."""
+    if name is None:
+        return model
+    training = settings.module_training(name, model)
+    directory = training.output / "module"
+    if directory.exists() or not make:
+        return directory if directory.exists() else None
+    accelerator = Accelerator()
+    experiment = PrefillExperiment(training, accelerator.device)
+    with progress(f"tuning the prefill module {name}", training.steps) as tick:
+        trainer = Trainer(training, experiment, accelerator)
+        return trainer.run(lambda entry: tick(f"loss {entry.loss:.3f}"))
+
+
+def _key(training: TrainSettings) -> str:
+    free = {"model", "output", "checkpoint_every", "resume", "prefixes"}
+    about = {
+        "base": ModelId.from_directory(training.model).digest,
+        "training": training.model_dump(mode="json", exclude=free),
+    }
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def _scores(fields: Mapping[str, Any]) -> Scores:
+    return Scores(**dict(_tuples(fields)))
+
+
+def _tuples(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in fields.items():
+        yield key, tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,168 @@
+"""The accuracy experiment in small: what is trained, kept, compared and printed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from prefillshare.bench.accuracy.experiment import run_accuracy
+from prefillshare.bench.accuracy.runs import Run
+from prefillshare.bench.accuracy.settings import AccuracySettings
+from prefillshare.cli import main
+from prefillshare.errors import PrefillShareError
+
+CASES = {"kind": "casefile", "contexts": 2, "records": 6, "questions": 2}
+EXPERIMENT: dict[str, Any] = {
+    "title": "Two ways in small",
+    "modules": {
+        "tuned": {
+            "steps": 1,
+            "dtype": "float64",
+            "tasks": [{**CASES, "agent": "refund"}],
+        }
+    },
+    "decoder": {"steps": 3, "dtype": "float64", "learning_rate": 0.01},
+    "tasks": [
+        {
+            "train": {**CASES, "agent": agent},
+            "test": [{**CASES, "agent": agent, "contexts": 3, "seed": 1000}],
+        }
+        for agent in ("shipping", "invoicing")
+    ],
+    "systems": {
+        "own": {
+            "train": {"prefill": "own"},
+            "readings": {
+                "naive": {"prefill": "shared"},
+                "recompute": {"prefill": "recompute", "recompute": [0, 1]},
+            },
+        },
+        "cached": {},
+        "on_tuned": {"module": "tuned"},
+        "one_model": {"train": {"prefill": "own", "mixture": True}},
+    },
+    "compare": [{"system": "cached", "reference": "own"}],
+    "seeds": [0, 1],
+    "evaluate_every": 2,
+    "curve_units": 2,
+}
+
+
+def settings_of(model: Path, output: Path, **changes: Any) -> AccuracySettings:
+    fields = {**EXPERIMENT, "model": model, "output": output, **changes}
+    return AccuracySettings.model_validate(fields)
+
+
+@pytest.fixture(scope="module")
+def experiment(
+    tiny_directory: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any], str]:
+    """Output folder, figures and page of one run through the command line."""
+    folder = tmp_path_factory.mktemp("accuracy")
+    config = folder / "experiment.yaml"
+    fields = {"model": str(tiny_directory), "output": str(folder / "runs")}
+    config.write_text(yaml.safe_dump({**EXPERIMENT, **fields}, sort_keys=False))
+    page, figures = folder / "page.md", folder / "figures.json"
+    arguments = ["bench", "accuracy", "--config", str(config), "--page", str(page)]
+    assert main([*arguments, "--json", str(figures)]) == 0
+    results = json.loads(figures.read_text())["results"]
+    return folder / "runs", results, page.read_text()
+
+
+@pytest.mark.timeout(240)
+def test_every_system_and_reading_is_scored_over_seeds(
+    experiment: tuple[Path, dict[str, Any], str],
+) -> None:
+    _, results, page = experiment
+    systems = results["systems"]
+    assert list(systems) == [
+        "own", "naive", "recompute", "cached", "on_tuned", "one_model"
+    ]  # fmt: skip
+    test = next(iter(systems["own"]))
+    nlls = {round(tests[test]["nll"]["mean"], 10) for tests in systems.values()}
+    assert len(nlls) == len(systems)
+    for name, tests in systems.items():
+        assert [title.split()[0] for title in tests] == ["shipping", "invoicing"]
+        assert tests[test]["seeds"] == 2 and tests[test]["examples"] == 6
+        steps = [point["step"] for point in results["curves"][test][name]]
+        assert steps == [2, 3]
+        assert f"| {name} |" in page
+    row = results["compare"][0]
+    difference = (
+        systems["cached"][test]["nll"]["mean"] - systems["own"][test]["nll"]["mean"]
+    )
+    assert row["nll"]["mean"] == pytest.approx(difference)
+    assert results["missing"] == [] and "Not run yet" not in page
+
+
+def test_what_is_there_is_not_made_again(
+    experiment: tuple[Path, dict[str, Any], str],
+    tiny_directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output, results, _ = experiment
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("trained or scored again")
+
+    monkeypatch.setattr("prefillshare.bench.accuracy.runs._train", refuse)
+    monkeypatch.setattr("prefillshare.bench.accuracy.scoring.evaluate", refuse)
+    again = run_accuracy(settings_of(tiny_directory, output), tiny_directory)
+    assert again["systems"] == results["systems"]
+
+
+def test_a_new_reading_is_scored_without_training(
+    experiment: tuple[Path, dict[str, Any], str],
+    tiny_directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output, results, _ = experiment
+    monkeypatch.setattr("prefillshare.bench.accuracy.runs._train", None)
+    systems = {"cached": {"readings": {"own_cache": {"prefill": "own"}}}}
+    settings = settings_of(tiny_directory, output, systems=systems, compare=[])
+    added = run_accuracy(settings, tiny_directory)["systems"]
+    assert added["cached"] == results["systems"]["cached"]
+    assert added["own_cache"] != added["cached"]
+
+
+def test_systems_can_be_shared_out_over_processes(
+    tiny_directory: Path, tmp_path: Path
+) -> None:
+    systems = {"own": {"train": {"prefill": "own"}}, "cached": {}}
+    parts = {"systems": systems, "seeds": [0], "compare": [], "modules": {}}
+    some = settings_of(tiny_directory, tmp_path, only=["cached"], **parts)
+    results = run_accuracy(some, tiny_directory)
+    assert list(results["systems"]) == ["cached"]
+    assert results["missing"] == ["own, seed 0"]
+    rest = settings_of(tiny_directory, tmp_path, only=["own"], **parts)
+    assert run_accuracy(rest, tiny_directory)["missing"] == []
+
+
+def test_a_run_of_other_settings_is_not_mistaken(
+    experiment: tuple[Path, dict[str, Any], str], tiny_directory: Path
+) -> None:
+    decoder = {**EXPERIMENT["decoder"], "learning_rate": 0.02}
+    settings = settings_of(tiny_directory, experiment[0], decoder=decoder)
+    with pytest.raises(PrefillShareError, match="made with other settings"):
+        run_accuracy(settings, tiny_directory)
+
+
+def test_an_experiment_names_only_what_it_has(tmp_path: Path) -> None:
+    compare = [{"system": "cached", "reference": "full"}]
+    with pytest.raises(ValueError, match="`compare` names full, which is none of own"):
+        settings_of(tmp_path, tmp_path, compare=compare)
+
+
+def test_a_resumed_curve_has_every_step_once(tmp_path: Path) -> None:
+    from prefillshare.evals.runner import Scores
+
+    run = Run("key")
+    for step, exact in ((2, 0.0), (4, 0.0), (2, 1.0)):
+        run.note(step, "own", "test", Scores((1.0,), (exact,), (0,), (1,), (0,)))
+    run.save(tmp_path / "run.json")
+    points = Run.load(tmp_path / "run.json", "key").curve["own"]["test"]
+    assert points == [{"step": 2, "nll": 1.0, "exact_match": 1.0}]
