@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from prefillshare.config import Config
 from prefillshare.tasks.base import Task
-from prefillshare.tasks.casefile import CaseFileTask
+from prefillshare.tasks.casefile import CaseFileTask, default_depths
 from prefillshare.tasks.casefile.formats import Format
 from prefillshare.tasks.gsm8k import Gsm8k
 from prefillshare.tasks.humaneval import HumanEval
@@ -30,7 +30,9 @@ class CaseFiles(Config):
     records: int = Field(18, ge=1)
     records_max: int | None = Field(None, ge=1)
     questions: int = Field(8, ge=1)
-    depths: tuple[int, ...] = (1,)
+    depths: tuple[int, ...] = Field(
+        default_factory=lambda known: default_depths(known.get("agent", ""))
+    )
     seed: int = 0
     with_context: bool = True
     format: Format = "line"

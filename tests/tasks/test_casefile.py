@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -20,12 +20,14 @@ from prefillshare.tasks.casefile import (
     SHIPPING,
     TUNING_AGENTS,
     CaseFileTask,
+    agent_named,
     chain_answers,
     chain_messages,
     generate,
     next_messages,
 )
-from prefillshare.tasks.casefile.formats import Format
+from prefillshare.tasks.casefile.formats import Format, entry
+from prefillshare.training.settings import CaseFiles, build_task
 
 EVERY = [*AGENTS, *TUNING_AGENTS]
 
@@ -42,7 +44,7 @@ def test_a_case_is_reproducible_and_holds_its_answers() -> None:
     assert case == generate("train", 3, records=12, questions=4)
     assert case != generate("train", 4, records=12, questions=4)
     for question in case.questions:
-        line = question.record.line()
+        line = entry(question.record, "line")
         assert case.context[question.fact_start :].startswith(line + "\n")
         assert case.context.count(f"order {question.record.number}:") == 1
 
@@ -90,9 +92,43 @@ def test_impossible_sizes_are_named(records: int, questions: int) -> None:
 
 def test_an_unknown_agent_and_an_impossible_depth_are_named() -> None:
     with pytest.raises(DataError, match="no agent 'cook'.*shipping"):
-        CaseFileTask("cook").units("train")
+        CaseFileTask("cook")
+    with pytest.raises(DataError, match="no agent 'cook'.*shipping"):
+        agent_named("cook")
     with pytest.raises(DataError, match="'shipping' cannot stand at .*depth 2"):
         samples("shipping", depths=(2,))
+    with pytest.raises(DataError, match="'letter' was given no hand-off depth"):
+        CaseFileTask("letter", depths=())
+
+
+def test_an_unknown_format_or_split_is_named() -> None:
+    unknown: Any = "xml"
+    with pytest.raises(DataError, match="no format 'xml'.*line, table, json"):
+        CaseFileTask("shipping", format=unknown)
+    with pytest.raises(DataError, match="no format 'xml'.*line, table, json"):
+        generate("train", 0, records=4, questions=1, format=unknown)
+    with pytest.raises(DataError, match="no split 'xml'.*train, test"):
+        CaseFileTask("shipping").units(unknown)
+
+
+@pytest.mark.parametrize("agent", EVERY)
+def test_every_agent_has_depths_of_its_own(agent: str) -> None:
+    task = CaseFileTask(agent, contexts=1, records=6, questions=6)
+    (unit,) = task.units("test")
+    expected = {2, 3, 4} if agent == "checking" else {1}
+    assert {sample.depth for sample in unit} == expected
+    configured = build_task(CaseFiles(agent=agent, contexts=1, records=6, questions=6))
+    assert configured.units("test") == [unit]
+
+
+@pytest.mark.parametrize("format", get_args(Format))
+def test_a_quote_is_what_stands_in_the_context(format: Format) -> None:
+    task = CaseFileTask("quote", contexts=2, records=9, format=format)
+    for sample in (sample for unit in task.units("train") for sample in unit):
+        context = sample.messages[0]["content"]
+        assert context[sample.fact_start :].startswith(sample.answer + "\n")
+        assert all(task.score(sample, sample.answer).values())
+        assert not task.score(sample, sample.answer + ".")["form"]
 
 
 @pytest.mark.parametrize("agent", EVERY)
@@ -144,47 +180,17 @@ def test_a_letter_names_what_was_billed_even_if_it_is_wrong() -> None:
     assert wrong > 0
 
 
-def test_a_checker_says_what_is_wrong() -> None:
-    verdicts = {"correct": 0, "wrong": 0}
-    for sample in samples("checking"):
-        found = re.fullmatch(r"wrong: (\w+) is (.+), not (.+)", sample.answer)
-        verdicts["wrong" if found else "correct"] += 1
-        if found:
-            assert found[3] in sample.messages[-1]["content"]
-            assert found[2] in sample.messages[0]["content"]
-            assert found[2] != found[3]
-    assert min(verdicts.values()) > 3
-
-
-@pytest.mark.parametrize("agent", ["checking", "judge"])
-def test_arithmetic_alone_never_shows_a_mistake(agent: str) -> None:
-    for sample in samples(agent, contexts=8):
-        text = " ".join(message["content"] for message in sample.messages[1:])
-        for quantity, price, total in re.findall(r"(\d+) x (\d+) = (\d+)", text):
-            assert int(quantity) * int(price) == int(total)
-
-
-def test_a_judge_sees_every_pair_in_both_orders() -> None:
-    every = samples("judge")
-    for one, two in zip(every[::2], every[1::2], strict=True):
-        assert (one.answer, two.answer) == ("first", "second")
-        a, b = (s.messages[1]["content"].split("\n")[1:] for s in (one, two))
-        assert a[0].removeprefix("first: ") == b[1].removeprefix("second: ")
-        assert a[1].removeprefix("second: ") == b[0].removeprefix("first: ")
-        assert a[0] != b[0]
-
-
 @pytest.mark.parametrize("format", get_args(Format))
 def test_the_facts_stand_in_the_context_in_every_format(format: Format) -> None:
     case = generate("train", 1, records=9, questions=3, format=format)
     for question in case.questions:
-        entry = case.context[question.fact_start :].split("\n")[0]
+        found = case.context[question.fact_start :].split("\n")[0]
         values = question.record.values()
         if format == "price_list":
             listed = f"{values['item']} {values.pop('price')}"
             assert listed in case.context.split("\n")[1]
         values.pop("total", None)
-        assert all(str(value) in entry for value in values.values()), entry
+        assert all(str(value) in found for value in values.values()), found
 
 
 def test_agents_that_differ_in_nothing_else_have_the_same_contexts() -> None:

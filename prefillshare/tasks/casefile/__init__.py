@@ -22,6 +22,7 @@ from prefillshare.tasks.casefile.chains import (
     DEPTHS,
     chain_answers,
     chain_messages,
+    default_depths,
     next_messages,
 )
 from prefillshare.tasks.casefile.generate import Case, Question, generate
@@ -46,6 +47,7 @@ __all__ = [
     "agent_named",
     "chain_answers",
     "chain_messages",
+    "default_depths",
     "generate",
     "next_messages",
 ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from prefillshare.errors import DataError
 from prefillshare.tasks.base import Marks
+from prefillshare.tasks.casefile.formats import Format, wording
 from prefillshare.tasks.casefile.forms import Form, Sentence, ToolCall, marks
 from prefillshare.tasks.casefile.records import Record, Values
 
@@ -14,13 +15,24 @@ from prefillshare.tasks.casefile.records import Record, Values
 class Agent:
     """A role over one order: `suffix` is what the router appends for it.
 
-    `fixed` are values of its answers that no record holds, such as a tool's name.
+    `fixed` are values of its answers that no record holds, such as a tool's name. An
+    agent that `quotes` answers in the words of the case file.
     """
 
     name: str
     suffix: str
     form: Form
     fixed: Values = field(default_factory=dict)
+    quotes: bool = False
+
+    def over(self, format: Format) -> Agent:
+        """The agent over case files that are written as `format`.
+
+        Raises:
+            DataError: there is no such format.
+        """
+        words = wording(format)
+        return replace(self, form=Sentence((words,))) if self.quotes else self
 
     def answer(self, record: Record, **stated: int | str) -> str:
         """The reference about `record`; `stated` come from the transcript."""
@@ -110,14 +122,8 @@ TUNING_AGENTS = {
         Agent(
             "quote",
             "Repeat the record of the order that the request names, word for word.",
-            Sentence(
-                (
-                    (
-                        "order {order}: item {item}, town {town}, "
-                        "quantity {quantity}, price {price}, customer {customer}"
-                    ),
-                )
-            ),
+            Sentence((wording("line"),)),
+            quotes=True,
         ),
     )
 }

@@ -9,8 +9,9 @@ that was billed, and the checker's answer depends on the answer that it checks.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from prefillshare.errors import DataError
 from prefillshare.tasks.base import Message
@@ -24,31 +25,32 @@ from prefillshare.tasks.casefile.agents import (
     Agent,
 )
 from prefillshare.tasks.casefile.generate import Case, Question, request_for
-from prefillshare.tasks.casefile.records import (
-    PRICES,
-    QUANTITIES,
-    Record,
-    Values,
-)
+from prefillshare.tasks.casefile.mistakes import apart_from, mistaken
+from prefillshare.tasks.casefile.records import Record
 
 # The depths at which each agent can stand; every other agent starts a chain.
 DEPTHS = {"shipping": (1,), "invoicing": (1, 2), "letter": (1, 2, 3)}
 DEPTHS |= {"checking": (2, 3, 4)}
-# The fields in which each agent's answer can be wrong.
-_FIELDS = {
-    "shipping": ("item", "town"),
-    "invoicing": ("quantity", "price"),
-    "letter": ("customer", "item", "town"),
-}
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One agent's turn: the messages before it and its reference answer."""
+    """One agent's turn: the messages before it and its reference answer.
+
+    `facts` are the judge's: which answer is `right` ("first" or "second"), whether the
+    two are `swapped`, who was `judged`, and which `field` the other has wrong.
+    """
 
     messages: tuple[Message, ...]
     answer: str
     depth: int
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def default_depths(agent: str) -> tuple[int, ...]:
+    """Depth 1 for an agent that can start a chain, else all at which it can stand."""
+    possible = DEPTHS.get(agent, (1,))
+    return (1,) if 1 in possible else possible
 
 
 def turns(
@@ -67,23 +69,18 @@ def turns(
         )
     if agent is JUDGE:
         return _judged(case, question, rng)
-    record = question.record
-    request = question.request if depth == 1 else _ambiguous(case, record, rng)
-    opening = _opening(case, request)
     if agent is CHECKING:
-        before = list(CHAIN[: depth - 1])
-        said, answer = _checked(case, record, before, rng)
-    else:
-        before = (
-            list(CHAIN[CHAIN.index(agent) - depth + 1 :][: depth - 1])
-            if (depth > 1)
-            else []
-        )
-        # A letter may follow an invoice that is wrong: it names what was billed.
-        total = rng.choice((record.quantity * record.price, rng.randint(4, 160)))
-        said = [_said(each, record, total) for each in before]
-        answer = _built_on(agent, record, total if INVOICING in before else None)
-    return [Turn((*opening, *(_assistant(text) for text in said)), answer, depth)]
+        return [_checked(case, question.record, depth, rng)]
+    record = question.record
+    request = question.request
+    if depth > 1:
+        request = _ambiguous(record, _others(case, record), rng)
+    # A letter may follow an invoice that is wrong: it names what was billed.
+    total = rng.choice((record.quantity * record.price, rng.randint(4, 160)))
+    before = _before(agent, depth)
+    said = [_said(each, record, total) for each in before]
+    answer = _built_on(agent, record, total if INVOICING in before else None)
+    return [_turn(case, request, said, answer, depth)]
 
 
 def chain_messages(case: Case, question: Question) -> tuple[Message, ...]:
@@ -118,8 +115,26 @@ def _assistant(text: str) -> Message:
     return {"role": "assistant", "content": text}
 
 
-def _ambiguous(case: Case, record: Record, rng: random.Random) -> str:
-    others = [other for other in case.records if other.number != record.number]
+def _turn(
+    case: Case, request: str, said: Sequence[str], answer: str, depth: int
+) -> Turn:
+    transcript = (_assistant(text) for text in said)
+    return Turn((*_opening(case, request), *transcript), answer, depth)
+
+
+def _before(agent: Agent, depth: int) -> tuple[Agent, ...]:
+    if depth == 1:
+        return ()
+    place = CHAIN.index(agent)
+    return CHAIN[place - depth + 1 : place]
+
+
+def _others(case: Case, record: Record) -> list[Record]:
+    return [other for other in case.records if other.number != record.number]
+
+
+def _ambiguous(record: Record, others: Sequence[Record], rng: random.Random) -> str:
+    """A request that names `record` and another order, if there is one."""
     numbers = [record.number, *([rng.choice(others).number] if others else [])]
     rng.shuffle(numbers)
     return request_for(*numbers)
@@ -139,63 +154,40 @@ def _built_on(agent: Agent, record: Record, billed: int | None) -> str:
     return agent.answer(record)
 
 
-def _checked(
-    case: Case, record: Record, before: Sequence[Agent], rng: random.Random
-) -> tuple[list[str], str]:
+def _checked(case: Case, record: Record, depth: int, rng: random.Random) -> Turn:
     """The answers before the checker, the last one wrong in half the cases."""
+    before = CHAIN[: depth - 1]
+    # A wrong order number is the other one that the request names: nothing but the
+    # case file tells it from the right one.
+    apart = apart_from(case, record, before[-1])
+    other = [rng.choice(apart)] if apart else []
+    request = _ambiguous(record, other, rng)
     total = record.quantity * record.price
     said = [_said(agent, record, total) for agent in before]
     if rng.random() < 0.5:
-        return said, CHECKING.form.render({"verdict": "correct"})
-    field, wrong = _mistake(case, before[-1], record, rng)
-    said[-1] = _said_wrongly(before[-1], record, field, wrong)
-    right = record.values()[field]
-    return said, CHECKING.form.render({"field": field, "right": right, "values": wrong})
-
-
-def _mistake(
-    case: Case, agent: Agent, record: Record, rng: random.Random
-) -> tuple[str, int | str]:
-    """A field of the agent's answer, and a value that is not the record's."""
-    field = rng.choice(_FIELDS[agent.name])
-    right = record.values()[field]
-    ranges: Values | dict[str, range] = {"quantity": QUANTITIES, "price": PRICES}
-    values: list[int | str] = (
-        list(ranges[field])  # type: ignore[arg-type]
-        if field in ranges
-        else sorted({other.values()[field] for other in case.records}, key=str)
-    )
-    wrong = [value for value in values if value != right]
-    return field, rng.choice(wrong) if wrong else f"no {field}"
-
-
-def _said_wrongly(agent: Agent, record: Record, field: str, wrong: int | str) -> str:
-    stated: Values = {field: wrong}
-    if agent is INVOICING:
-        # The sum is right in itself, so that only the context shows the mistake.
-        values = record.values() | stated
-        stated["total"] = int(values["quantity"]) * int(values["price"])
-    if agent is LETTER:
-        stated["billed"] = record.quantity * record.price
-    return agent.answer(record, **stated)
+        answer = CHECKING.form.render({"verdict": "correct"})
+        return _turn(case, request, said, answer, depth)
+    numbers = [each.number for each in other]
+    wrong = mistaken(case, before[-1], record, rng, numbers)
+    stated = {"field": wrong.field, "right": wrong.right, "values": wrong.said}
+    said[-1], answer = wrong.text, CHECKING.form.render(stated)
+    return _turn(case, request, said, answer, depth)
 
 
 def _judged(case: Case, question: Question, rng: random.Random) -> list[Turn]:
     """A right and a wrong answer in both orders: a consistent judge follows them."""
     judged = rng.choice((SHIPPING, INVOICING))
     record = question.record
-    right = judged.answer(record)
-    field, value = _mistake(case, judged, record, rng)
-    wrong = _said_wrongly(judged, record, field, value)
-    both = [
+    numbers = [each.number for each in apart_from(case, record, judged)]
+    wrong = mistaken(case, judged, record, rng, numbers)
+    both = (judged.answer(record), wrong.text)
+    facts = {"judged": judged.name, "field": wrong.field}
+    return [
         Turn(
             _opening(case, f"{question.request}\nfirst: {first}\nsecond: {second}"),
-            JUDGE.form.render({"verdict": verdict}),
+            JUDGE.form.render({"verdict": right}),
             1,
+            {"right": right, "swapped": right == "second", **facts},
         )
-        for first, second, verdict in (
-            (right, wrong, "first"),
-            (wrong, right, "second"),
-        )
+        for (first, second), right in ((both, "first"), (both[::-1], "second"))
     ]
-    return both

@@ -13,48 +13,61 @@ and test whether what was learned carries over:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import Literal, get_args
 
+from prefillshare.errors import DataError
 from prefillshare.tasks.casefile.records import Record
 
 Format = Literal["line", "table", "json", "prose", "price_list"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 _COLUMNS = ("order", "item", "town", "quantity", "price", "customer")
+_ENTRIES: dict[str, str] = {
+    "line": (
+        "order {order}: item {item}, town {town}, "
+        "quantity {quantity}, price {price}, customer {customer}"
+    ),
+    "table": "| {order} | {item} | {town} | {quantity} | {price} | {customer} |",
+    "json": (
+        '{{"order": {order}, "item": "{item}", "town": "{town}", '
+        '"quantity": {quantity}, "price": {price}, "customer": "{customer}"}}'
+    ),
+    "prose": (
+        "Under number {order}, {customer} ordered {quantity} {item}s for {town} "
+        "at {price} euros each."
+    ),
+    "price_list": (
+        "order {order}: item {item}, town {town}, "
+        "quantity {quantity}, customer {customer}"
+    ),
+}
+
+
+def wording(format: Format) -> str:
+    """How a record stands in the context: text with a `{field}` for each value.
+
+    Raises:
+        DataError: there is no such format.
+    """
+    if format not in _ENTRIES:
+        raise DataError(
+            f"no format {format!r}; a case file is written as {', '.join(FORMATS)}"
+        )
+    return _ENTRIES[format]
 
 
 def entry(record: Record, format: Format) -> str:
     """The one line that says everything about `record` (its price apart, if listed)."""
-    values = record.values()
-    match format:
-        case "line":
-            return record.line()
-        case "table":
-            return _row(values[column] for column in _COLUMNS)
-        case "json":
-            return json.dumps({column: values[column] for column in _COLUMNS})
-        case "prose":
-            return (
-                f"Under number {record.number}, {record.customer} ordered "
-                f"{record.quantity} {record.item}s for {record.town} "
-                f"at {record.price} euros each."
-            )
-        case "price_list":
-            return record.line().replace(f", price {record.price}", "")
+    return wording(format).format_map(record.values())
 
 
 def preamble(records: Iterable[Record], format: Format) -> str:
     """What stands before the first record: lines, each with its end; often none."""
     if format == "table":
-        return _row(_COLUMNS) + "\n"
+        return "| " + " | ".join(_COLUMNS) + " |\n"
     if format == "price_list":
         prices = {record.item: record.price for record in records}
         listed = ", ".join(f"{item} {prices[item]}" for item in sorted(prices))
         return f"price list: {listed}\n"
     return ""
-
-
-def _row(cells: Iterable[object]) -> str:
-    return "| " + " | ".join(str(cell) for cell in cells) + " |"

@@ -17,6 +17,10 @@ from prefillshare.tasks.casefile.records import Values
 class Form(Protocol):
     """How an answer is written. What `render` writes, `parse` reads back."""
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What the fullest answer says, in its order; not the name of a tool."""
+
     def render(self, values: Mapping[str, int | str]) -> str:
         """The answer that says `values`."""
 
@@ -32,6 +36,11 @@ class ToolCall:
     """
 
     arguments: tuple[str, ...]
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The arguments."""
+        return self.arguments
 
     def render(self, values: Mapping[str, int | str]) -> str:
         """The call as one line of JSON."""
@@ -63,9 +72,14 @@ class Sentence:
 
     wordings: tuple[str, ...]
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The gaps of the first wording."""
+        return _gaps(self.wordings[0])
+
     def render(self, values: Mapping[str, int | str]) -> str:
         """The sentence that names `values`."""
-        wording = next(w for w in self.wordings if _gaps(w) <= values.keys())
+        wording = next(w for w in self.wordings if values.keys() >= {*_gaps(w)})
         return wording.format_map(values)
 
     def parse(self, text: str) -> Values | None:
@@ -117,8 +131,8 @@ def _json(text: str) -> Any:
 
 
 @cache
-def _gaps(wording: str) -> frozenset[str]:
-    return frozenset(field for _, field, _, _ in Formatter().parse(wording) if field)
+def _gaps(wording: str) -> tuple[str, ...]:
+    return tuple(field for _, field, _, _ in Formatter().parse(wording) if field)
 
 
 @cache

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from prefillshare.errors import DataError
 from prefillshare.tasks.base import Split
-from prefillshare.tasks.casefile.formats import Format, entry, preamble
+from prefillshare.tasks.casefile.formats import Format, entry, preamble, wording
 from prefillshare.tasks.casefile.records import PRICES, Pools, Record
 
 EVENTS = (
@@ -90,8 +90,10 @@ def generate(
     of one seed hold the same orders, except that `price_list` has one price an item.
 
     Raises:
-        DataError: more questions than records, or more records than numbers exist.
+        DataError: more questions than records, more records than numbers exist, or
+            no such format or split.
     """
+    wording(format)  # an unknown format is an error before anything is drawn
     pools = Pools.of(split)
     if not 1 <= questions <= records <= len(pools.numbers):
         raise DataError(

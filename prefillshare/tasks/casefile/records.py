@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import get_args
 
+from prefillshare.errors import DataError
 from prefillshare.tasks.base import Split
 
 ITEMS = tuple(
@@ -42,13 +44,6 @@ class Record:
     price: int
     town: str
 
-    def line(self) -> str:
-        """The record as it stands in the context."""
-        return (
-            f"order {self.number}: item {self.item}, town {self.town}, "
-            f"quantity {self.quantity}, price {self.price}, customer {self.customer}"
-        )
-
     def values(self) -> Values:
         """All that can be asked about the record; `total` is quantity x price."""
         return {
@@ -71,7 +66,14 @@ class Pools:
 
     @classmethod
     def of(cls, split: Split) -> Pools:
-        """Every fifth number and every fourth surname belong to the test split."""
+        """Every fifth number and every fourth surname belong to the test split.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        if split not in get_args(Split):
+            splits = ", ".join(get_args(Split))
+            raise DataError(f"no split {split!r}; case files are split into {splits}")
         test = split == "test"
         return cls(
             tuple(n for n in range(100, 1000) if (n % 5 == 0) == test),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from prefillshare.errors import DataError
 from prefillshare.tasks.base import Marks, Sample, Split, Unit
 from prefillshare.tasks.casefile.agents import Agent, agent_named
-from prefillshare.tasks.casefile.chains import turns
+from prefillshare.tasks.casefile.chains import default_depths, turns
 from prefillshare.tasks.casefile.formats import Format
 from prefillshare.tasks.casefile.generate import Case, generate
 
@@ -17,8 +18,13 @@ class CaseFileTask:
     """`contexts` case files with `questions` questions each: one unit a case file.
 
     With `records_max`, the number of records runs evenly from `records` to it, so
-    that contexts differ in length. Hand-off depths are taken in turn from `depths`.
-    Tasks that differ in nothing but the agent have the same contexts.
+    that contexts differ in length. Hand-off depths are taken in turn from `depths`,
+    by default `default_depths`. Tasks that differ in nothing but the agent have the
+    same contexts. The judge's samples come in pairs, one behind the other, whose
+    `facts` name the `pair` and what `chains.Turn` says.
+
+    Raises:
+        DataError: there is no such agent or format, or no depth.
     """
 
     agent: str
@@ -26,10 +32,18 @@ class CaseFileTask:
     records: int = 18
     records_max: int | None = None
     questions: int = 8
-    depths: tuple[int, ...] = (1,)
+    depths: tuple[int, ...] | None = None
     seed: int = 0
     with_context: bool = True
     format: Format = "line"
+
+    def __post_init__(self) -> None:
+        agent_named(self.agent).over(self.format)
+        if not self._depths:
+            raise DataError(
+                f"agent {self.agent!r} was given no hand-off depth; leave `depths` "
+                "out, or name one at least"
+            )
 
     @property
     def name(self) -> str:
@@ -43,7 +57,11 @@ class CaseFileTask:
 
     @property
     def _agent(self) -> Agent:
-        return agent_named(self.agent)
+        return agent_named(self.agent).over(self.format)
+
+    @property
+    def _depths(self) -> tuple[int, ...]:
+        return default_depths(self.agent) if self.depths is None else self.depths
 
     def units(self, split: Split) -> list[Unit]:
         """One unit a case file, in order of size if the sizes differ."""
@@ -73,10 +91,18 @@ class CaseFileTask:
         rng = random.Random(f"turns/{split}/{self.seed + index}/{self.agent}")
         samples: list[Sample] = []
         for i, question in enumerate(case.questions):
-            depth = self.depths[i % len(self.depths)]
+            depth = self._depths[i % len(self._depths)]
+            pair = f"{self.seed + index}/{question.record.number}"
             start = question.fact_start if self.with_context else None
             samples += [
-                Sample(turn.messages, self.suffix, turn.answer, start, turn.depth)
+                Sample(
+                    turn.messages,
+                    self.suffix,
+                    turn.answer,
+                    start,
+                    turn.depth,
+                    {"pair": pair, **turn.facts} if turn.facts else {},
+                )
                 for turn in turns(case, question, self._agent, depth, rng)
             ]
         return tuple(samples)
