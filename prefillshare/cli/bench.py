@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefillshare.bench.accuracy.experiment import run_accuracy
 from prefillshare.bench.accuracy.page import accuracy_page
 from prefillshare.bench.accuracy.settings import AccuracySettings
 from prefillshare.bench.page import spine_page
+from prefillshare.bench.plots import curves, require_matplotlib, save
 from prefillshare.bench.spine import SpineSettings, run_spine
 from prefillshare.cli.command import ROOT, Options, Report, environment
 from prefillshare.config import Config, load_config
 from prefillshare.models.smollm2 import smollm2_directory
 from prefillshare.report import accuracy_table, say
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 @dataclass(frozen=True)
 class _Benchmark:
-    """Settings, what runs them on a model, and what makes their page."""
+    """Settings, what runs them on a model, and what makes their page and plot."""
 
     settings: type[Config]
     run: Callable[[Any, Path], dict[str, Any]]
     page: Callable[..., str]
+    plot: Callable[[Mapping[str, Any]], Figure] | None = None
 
 
 _BENCHMARKS = {
     "spine": _Benchmark(SpineSettings, run_spine, spine_page),
-    "accuracy": _Benchmark(AccuracySettings, run_accuracy, accuracy_page),
+    "accuracy": _Benchmark(
+        AccuracySettings, run_accuracy, accuracy_page, lambda x: curves(x["curves"])
+    ),
 }
 
 
@@ -56,16 +63,17 @@ def run(options: Options) -> Report:
     name = options.extra.benchmark
     benchmark = _BENCHMARKS[name]
     settings: Any = load_config(benchmark.settings, options.config, options.overrides)
+    if benchmark.plot is not None:
+        require_matplotlib()
     began = environment()
     results = benchmark.run(settings, settings.model or smollm2_directory())
     if name == "spine":
         accuracy_table(results["accuracy"])
-    config = settings.model_dump(mode="json")
+    report = Report(settings.model_dump(mode="json"), results)
     title = options.config.stem if options.config else name
     page = options.extra.page or ROOT / "docs" / "results" / f"{title}.md"
-    text = benchmark.page(results, config, began, _command(options), options.extra.note)
-    _write(page, text)
-    return Report(config, results)
+    _write(page, benchmark, report, began, options)
+    return report
 
 
 def _command(options: Options) -> str:
@@ -74,7 +82,20 @@ def _command(options: Options) -> str:
     return command + "".join(f" --set {override}" for override in options.overrides)
 
 
-def _write(page: Path, text: str) -> None:
+def _write(
+    page: Path,
+    benchmark: _Benchmark,
+    report: Report,
+    environment: Mapping[str, object],
+    options: Options,
+) -> None:
+    """The page and, beside it, its plot."""
+    command, note = _command(options), options.extra.note
+    text = benchmark.page(report.results, report.config, environment, command, note)
     page.parent.mkdir(parents=True, exist_ok=True)
+    if benchmark.plot is not None:
+        plot = page.with_suffix(".svg")
+        save(benchmark.plot(report.results), plot)
+        text += f"\n![the figures above]({plot.name})\n"
     page.write_text(text)
     say(f"wrote {page}")

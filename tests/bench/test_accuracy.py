@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from prefillshare.bench.accuracy.experiment import run_accuracy
 from prefillshare.bench.accuracy.runs import Run
 from prefillshare.bench.accuracy.settings import AccuracySettings
+from prefillshare.bench.plots import curves, save
 from prefillshare.cli import main
 from prefillshare.errors import PrefillShareError
 
@@ -96,7 +98,28 @@ def test_every_system_and_reading_is_scored_over_seeds(
         systems["cached"][test]["nll"]["mean"] - systems["own"][test]["nll"]["mean"]
     )
     assert row["nll"]["mean"] == pytest.approx(difference)
+    assert "![the figures above](page.svg)" in page
     assert results["missing"] == [] and "Not run yet" not in page
+
+
+def test_the_plot_shows_every_curve(
+    experiment: tuple[Path, dict[str, Any], str],
+) -> None:
+    output, results, _ = experiment
+    figure = curves(results["curves"])
+    shown = [axes.get_title() for axes in figure.axes]
+    assert shown == [test for test in results["curves"] for _ in range(2)]
+    for axes, (test, systems) in zip(
+        figure.axes[::2], results["curves"].items(), strict=True
+    ):
+        drawn = {x.get_label(): np.asarray(x.get_ydata()) for x in axes.lines}
+        assert {name: y.tolist() for name, y in drawn.items()} == {
+            name: [100 * point["exact_match"] for point in points]
+            for name, points in systems.items()
+        }, test
+    again = output / "page.svg"
+    save(figure, again)
+    assert again.read_bytes() == (output.parent / "page.svg").read_bytes()
 
 
 def test_what_is_there_is_not_made_again(

@@ -1,0 +1,56 @@
+"""Plots of results, as files beside their page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefillshare.errors import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def require_matplotlib() -> None:
+    """Raise `ConfigError` if the plots could not be drawn."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            "a page of results has plots, which need matplotlib: "
+            "pip install 'prefillshare[bench]'"
+        ) from error
+
+
+def curves(tests: Mapping[str, Mapping[str, list[dict[str, Any]]]]) -> Figure:
+    """Exact match and NLL over training steps.
+
+    Args:
+        tests: by test and system, points of `step`, `exact_match`, `nll`, and
+            `lowest` and `highest` exact match over seeds, which is drawn as a band.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.2 * len(tests)), layout="constrained")
+    grid = figure.subplots(len(tests), 2, squeeze=False)
+    for (test, systems), (left, right) in zip(tests.items(), grid, strict=True):
+        for system, points in systems.items():
+            steps = [point["step"] for point in points]
+            exact = [100 * point["exact_match"] for point in points]
+            (line,) = left.plot(steps, exact, marker="o", label=system)
+            band = [[100 * p[end] for p in points] for end in ("lowest", "highest")]
+            left.fill_between(steps, *band, color=line.get_color(), alpha=0.15)
+            right.plot(steps, [point["nll"] for point in points], marker="o")
+        left.set(title=test, xlabel="step", ylabel="exact match, %", ylim=(0, 100))
+        right.set(title=test, xlabel="step", ylabel="NLL, nats/token", yscale="log")
+        left.legend(fontsize="small")
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write `figure` as SVG; equal figures give equal files."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": path.stem}):
+        figure.savefig(path, format="svg", metadata={"Date": None})
