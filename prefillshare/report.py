@@ -74,7 +74,10 @@ ROLES = {
     "full": "ordinary fine-tune, own prefill",
     "naive": "that same decoder on the base's cache",
     "shared": "cache-conditioned, on the base's cache",
+    "shared_full": "cache-conditioned with all weights its own",
+    "alora": "cache-conditioned adapter, one pass that switches it on at the boundary",
     "recompute": "the full decoder, some layers of the base's cache computed anew",
+    "recomputed": "trained with those layers of the base's cache computed anew",
     "icarus": "all keys and values from the base, the decoder only reads",
     "one_model": "one model that learned all tasks, own prefill",
     "no_context": "the shared decoder without the context (floor)",
@@ -102,7 +105,9 @@ def accuracy_table(accuracy: dict[str, Any]) -> None:
         rows,
     )
     for system in accuracy:
-        say(f"  {system}: {ROLES[system]}")
+        # `recomputed_FIRST_LAST` is one of several.
+        kind = "recomputed" if system.startswith("recomputed_") else system
+        say(f"  {system}: {ROLES[kind]}")
 
 
 def differences_table(paired: dict[str, Any]) -> None:
@@ -112,7 +117,12 @@ def differences_table(paired: dict[str, Any]) -> None:
         "full_minus_shared": "full − shared (below 0: what sharing costs)",
     }
     rows = [
-        [names[name], task, f"{x['mean']:+.3f}", f"{x['low']:+.4f} to {x['high']:+.4f}"]
+        [
+            names.get(name, name.replace("_minus_", " − ")),
+            task,
+            f"{x['mean']:+.3f}",
+            f"{x['low']:+.4f} to {x['high']:+.4f}",
+        ]
         for name, tasks in paired.items()
         for task, x in tasks.items()
     ]

@@ -1,6 +1,10 @@
-"""`prefillshare eval`: base, full, naive and shared on the same test cases."""
+"""`prefillshare eval`: the comparison set on the same test cases, or one profile."""
 
 from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
 
 from prefillshare.cli.command import Options, Report
 from prefillshare.config import load_config
@@ -9,16 +13,86 @@ from prefillshare.evals.comparison import (
     compare,
     differences,
     summarise,
+    verdicts,
 )
-from prefillshare.report import accuracy_table, differences_table, say
+from prefillshare.evals.sensitivity import SensitivitySettings, run_sensitivity
+from prefillshare.report import accuracy_table, differences_table, say, table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to evaluate."""
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=("comparison", "sensitivity"),
+        default="comparison",
+        help="decoders against each other (default), or which layers of the base's "
+        "cache one tuned decoder must compute anew",
+    )
 
 
 def run(options: Options) -> Report:
-    """Compare and print the table."""
+    """Evaluate and print the tables."""
+    if options.extra.what == "sensitivity":
+        return _sensitivity(options)
     settings = load_config(EvalSettings, options.config, options.overrides)
     accuracy = compare(settings, say)
-    figures = summarise(accuracy)
-    accuracy_table(figures)
-    results = {"accuracy": figures, "paired": differences(accuracy)}
-    differences_table(results["paired"])
+    results = {
+        "accuracy": summarise(accuracy),
+        "paired": differences(accuracy),
+        "non_inferiority": verdicts(accuracy, settings.margin),
+    }
+    accuracy_table(results["accuracy"])
+    if results["paired"]:
+        differences_table(results["paired"])
+    if results["non_inferiority"]:
+        _verdicts_table(results["non_inferiority"], settings.margin)
     return Report(settings.model_dump(mode="json"), results)
+
+
+def _verdicts_table(verdicts: Mapping[str, Any], margin: float) -> None:
+    rows = [
+        [
+            name.replace("_minus_", " − "),
+            task,
+            f"{100 * x['difference']:+.1f}",
+            f"{100 * x['low']:+.1f} to {100 * x['high']:+.1f}",
+            x["verdict"],
+        ]
+        for name, tasks in verdicts.items()
+        for task, x in tasks.items()
+    ]
+    title = f"Exact match: is shared at most {100 * margin:g} points worse?"
+    table(title, ["", "task", "points", "90 %", "verdict"], rows)
+
+
+def _sensitivity(options: Options) -> Report:
+    settings = load_config(SensitivitySettings, options.config, options.overrides)
+    results = run_sensitivity(settings, say)
+    rows = [
+        [str(row["layer"]), *_increase(row["increase"])] for row in results["by_layer"]
+    ]
+    table("One layer from the base, the others its own", _COLUMNS, rows)
+    rows = [
+        ["{} to {}".format(*row["layers"]), *_increase(row["increase"])]
+        for row in results["by_group"]
+    ]
+    table("The base's cache, those layers (last one excluded) anew", _COLUMNS, rows)
+    nll, shipped = results["nll"], results["bytes_per_token"]
+    first, last = results["best"]
+    say(f"NLL: own prefill {nll['own']:.3f}, the base's cache {nll['naive']:.3f}")
+    say(f"best: recompute: [{first}, {last}], NLL {nll['best']:.3f}")
+    say(
+        f"to ship per prompt token: {sum(shipped['best'].values())} bytes, of which "
+        f"{shipped['best']['layer_input']} enter layer {first}; the whole cache is "
+        f"{sum(shipped['naive'].values())}"
+    )
+    return Report(settings.model_dump(mode="json"), results)
+
+
+_COLUMNS = ("layers", "NLL above own", "95 %")
+
+
+def _increase(interval: Mapping[str, float]) -> list[str]:
+    low, high = interval["low"], interval["high"]
+    return [f"{interval['mean']:+.4f}", f"{low:+.4f} to {high:+.4f}"]

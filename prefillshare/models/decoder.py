@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from transformers import DynamicCache, PreTrainedModel
 
@@ -84,6 +84,14 @@ class DecoderRecord:
                 f"and cannot be served with {prefill!r}; train one that can"
             )
 
+    def require_task(self, name: str, suffix: str) -> None:
+        """Raise `IdentityError` unless the decoder was trained for this task."""
+        if (self.name, self.suffix) != (name, suffix):
+            raise IdentityError(
+                f"a decoder of {self.name!r} with the suffix {self.suffix!r} is listed "
+                f"for task {name!r}; name the decoder that was trained for it"
+            )
+
 
 class Decoder:
     """Generates from a cache that a prefill module left."""
@@ -103,8 +111,21 @@ class Decoder:
             return cls(get_peft_model(share_weights(base), lora), record)
 
     @classmethod
-    def load(cls, directory: Path, base: PreTrainedModel, base_id: ModelId) -> Self:
+    def load(
+        cls,
+        directory: Path,
+        base: PreTrainedModel,
+        base_id: ModelId,
+        *,
+        invocation: Sequence[int] | None = None,
+    ) -> Self:
         """A saved decoder over `base`.
+
+        Args:
+            invocation: load the adapter as an aLoRA (arXiv 2504.12397), to read whole
+                prompts by itself: PEFT leaves it off before the last occurrence of
+                these tokens, or before `alora_offsets` if a call gives them. They are
+                the `remainder` of any of the decoder's prompts.
 
         Raises:
             IdentityError: it was trained on another prefill module.
@@ -122,7 +143,12 @@ class Decoder:
             )
         try:
             with _peft_warnings_ignored():
-                model = PeftModel.from_pretrained(share_weights(base), str(directory))
+                config = PeftConfig.from_pretrained(str(directory))
+                if invocation is not None:
+                    config.alora_invocation_tokens = list(invocation)
+                model = PeftModel.from_pretrained(
+                    share_weights(base), str(directory), config=config
+                )
         except (OSError, RuntimeError, ValueError, SafetensorError) as error:
             raise CheckpointError(
                 f"the LoRA weights in {directory} cannot be read: {error}"

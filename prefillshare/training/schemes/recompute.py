@@ -63,7 +63,7 @@ class Recompute:
         """Score the examples `which`."""
         layers, hidden = prefilled
         if self._first < self._last:
-            inputs: dict[str, Any] = {} if hidden is None else {"inputs_embeds": hidden}
+            inputs: dict[str, Any] = {"inputs_embeds": hidden} if self._first else {}
             own = prefill_row(self._segment(decoder), packed.prefill, **inputs)
             layers = layers[: self._first] + own + layers[self._last :]
         return Cached(self.prefill_model).read(decoder, packed, which, layers)
