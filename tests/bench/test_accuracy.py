@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from prefillshare.bench.accuracy.experiment import run_accuracy
+from prefillshare.bench.accuracy.modules import general_figures
 from prefillshare.bench.accuracy.runs import Run
-from prefillshare.bench.accuracy.settings import AccuracySettings
+from prefillshare.bench.accuracy.settings import AccuracySettings, GeneralTests
 from prefillshare.bench.plots import curves, save
 from prefillshare.cli import main
 from prefillshare.errors import PrefillShareError
@@ -26,6 +27,11 @@ EXPERIMENT: dict[str, Any] = {
             "dtype": "float64",
             "tasks": [{**CASES, "agent": "refund"}],
         }
+    },
+    "general": {
+        "tasks": [{**CASES, "agent": "locate", "seed": 1000}],
+        "texts": [__file__],
+        "window": 64,
     },
     "decoder": {"steps": 3, "dtype": "float64", "learning_rate": 0.01},
     "tasks": [
@@ -120,6 +126,20 @@ def test_the_plot_shows_every_curve(
     again = output / "page.svg"
     save(figure, again)
     assert again.read_bytes() == (output.parent / "page.svg").read_bytes()
+
+
+def test_modules_are_tested_as_ordinary_models(
+    experiment: tuple[Path, dict[str, Any], str], tiny_directory: Path
+) -> None:
+    output, results, page = experiment
+    modules = results["modules"]
+    assert list(modules) == ["base", "tuned"]
+    asked = GeneralTests.model_validate(EXPERIMENT["general"])
+    tuned = output / "modules" / "tuned" / "module"
+    assert general_figures(asked, tuned) == pytest.approx(modules["tuned"])
+    for test in ("perplexity", "locate"):
+        assert modules["tuned"][test] != modules["base"][test]
+        assert f"| {modules['tuned'][test]:.3f} |" in page
 
 
 def test_what_is_there_is_not_made_again(

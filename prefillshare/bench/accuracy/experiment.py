@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from prefillshare.bench.accuracy.modules import module_costs
 from prefillshare.bench.accuracy.runs import Run, run_system
 from prefillshare.bench.accuracy.scoring import cells
 from prefillshare.bench.accuracy.settings import AccuracySettings
@@ -57,6 +58,7 @@ def run_accuracy(settings: AccuracySettings, model: Path) -> dict[str, Any]:
             for system, made in runs.items()
             if any(run.seconds for run in made)
         },
+        "modules": module_costs(settings, model),
         "missing": missing,
     }
 

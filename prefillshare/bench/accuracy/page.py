@@ -30,6 +30,7 @@ def accuracy_page(
         "## Over training\n",
         "Exact match (NLL), means over seeds.\n",
         *(_curve(test, results["curves"][test]) for test in tests),
+        *_modules(results["modules"]),
         *_buckets(results["systems"], "by_distance", "distance in tokens", _range),
         *_buckets(results["systems"], "by_depth", "hand-off depth", _depth),
     ]
@@ -138,6 +139,19 @@ def _curve(test: str, curve: Mapping[str, Any]) -> str:
         cells = {p["step"]: f"{p['exact_match']:.0%} ({p['nll']:.3f})" for p in points}
         rows.append([system, *(cells.get(step, "–") for step in steps)])
     return table([test, *(f"step {step}" for step in steps)], rows)
+
+
+def _modules(modules: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    if not modules:
+        return
+    yield "## What tuning cost the prefill modules as ordinary models\n"
+    yield "Perplexity on text; NLL of responses, in nats per token.\n"
+    tests = list(modules["base"])
+    rows = [
+        [name, *(f"{figures[test]:.3f}" for test in tests)]
+        for name, figures in modules.items()
+    ]
+    yield table(["module", *tests], rows)
 
 
 def _range(row: Mapping[str, Any]) -> str:

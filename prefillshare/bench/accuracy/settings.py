@@ -42,6 +42,20 @@ class Pair(Config):
     reference: str
 
 
+class GeneralTests(Config):
+    """What a prefill module is asked as an ordinary model, to see what tuning cost it.
+
+    Attributes:
+        texts: files whose perplexity is taken, `window` tokens at a time.
+        tasks: whose responses' NLL is taken, over the first `units` test units.
+    """
+
+    texts: list[Path] = []
+    window: int = Field(1024, ge=2)
+    tasks: list[TaskSettings] = []
+    units: int = Field(200, ge=1)
+
+
 class AccuracySettings(Config):
     """An experiment: every system is trained for every seed, from the same data.
 
@@ -52,6 +66,7 @@ class AccuracySettings(Config):
             made again, and one that was cut short goes on: an experiment can be stopped
             and its systems can be shared out over processes (`only`).
         modules: prefill modules to tune first: keys of `PrefillSettings`.
+        general: how the modules are tested by themselves, beside the base.
         decoder: what all systems have in common: keys of `TrainSettings`.
         evaluate_every: steps between the points of a curve, each over the first
             `curve_units` units of a test; the last point is over `test_units`.
@@ -62,6 +77,7 @@ class AccuracySettings(Config):
     model: Path | None = None
     output: Path
     modules: dict[str, dict[str, Any]] = {}
+    general: GeneralTests | None = None
     decoder: dict[str, Any]
     tasks: list[TestedTask] = Field(min_length=1)
     systems: dict[str, System] = Field(min_length=1)
