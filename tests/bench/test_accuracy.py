@@ -194,6 +194,15 @@ def test_a_run_of_other_settings_is_not_mistaken(
         run_accuracy(settings, tiny_directory)
 
 
+def test_a_module_of_other_settings_is_not_mistaken(
+    experiment: tuple[Path, dict[str, Any], str], tiny_directory: Path
+) -> None:
+    tuned = {**EXPERIMENT["modules"]["tuned"], "steps": 2}
+    settings = settings_of(tiny_directory, experiment[0], modules={"tuned": tuned})
+    with pytest.raises(PrefillShareError, match="was not tuned with these settings"):
+        run_accuracy(settings, tiny_directory)
+
+
 def test_an_experiment_names_only_what_it_has(tmp_path: Path) -> None:
     compare = [{"system": "cached", "reference": "full"}]
     with pytest.raises(ValueError, match="`compare` names full, which is none of own"):

@@ -27,7 +27,8 @@ def module_costs(settings: AccuracySettings, model: Path) -> dict[str, Any]:
         return {}
     output = settings.output / "modules"
     directories = {"base": model} | {
-        name: output / name / "module" for name in settings.modules
+        name: settings.module_training(name, model).output / "module"
+        for name in settings.modules
     }
     return {
         name: _kept(settings.general, directory, output)

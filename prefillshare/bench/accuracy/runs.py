@@ -26,7 +26,7 @@ from prefillshare.report import progress, say
 from prefillshare.training.decoders import DecoderExperiment, Workshop
 from prefillshare.training.metrics import StepLog
 from prefillshare.training.readable import PrefillExperiment
-from prefillshare.training.settings import TrainSettings
+from prefillshare.training.settings import RunSettings, TrainSettings
 from prefillshare.training.trainer import Trainer
 
 
@@ -161,9 +161,15 @@ def _module(
     if name is None:
         return model
     training = settings.module_training(name, model)
-    directory = training.output / "module"
-    if directory.exists() or not make:
-        return directory if directory.exists() else None
+    directory, made_by = training.output / "module", training.output / "made_by.json"
+    key = _key(training)
+    if directory.exists():
+        _require_made_by(made_by, key)
+        return directory
+    if not make:
+        return None
+    made_by.parent.mkdir(parents=True, exist_ok=True)
+    made_by.write_text(json.dumps({"key": key}))
     accelerator = Accelerator()
     experiment = PrefillExperiment(training, accelerator.device)
     with progress(f"tuning the prefill module {name}", training.steps) as tick:
@@ -171,7 +177,15 @@ def _module(
         return trainer.run(lambda entry: tick(f"loss {entry.loss:.3f}"))
 
 
-def _key(training: TrainSettings) -> str:
+def _require_made_by(path: Path, key: str) -> None:
+    if not path.exists() or json.loads(path.read_text())["key"] != key:
+        raise PrefillShareError(
+            f"{path.parent} holds a prefill module that was not tuned with these "
+            "settings; choose another `output` for it, or delete that folder"
+        )
+
+
+def _key(training: RunSettings) -> str:
     free = {"model", "output", "checkpoint_every", "resume", "prefixes"}
     about = {
         "base": ModelId.from_directory(training.model).digest,
