@@ -6,6 +6,7 @@ import datetime
 from collections.abc import Mapping
 from typing import Any
 
+from prefillshare.bench.markdown import table
 from prefillshare.report import ROLES
 
 
@@ -81,7 +82,28 @@ def accuracy_table(accuracy: Mapping[str, Any], roles: Mapping[str, str]) -> str
         "Exact match: greedy decoding yields the reference token for token. Intervals: "
         "bootstrap over contexts.\n"
     )
-    return "\n".join(lines) + "\n\n" + note
+    return "\n".join(lines) + "\n\n" + note + _fields_table(accuracy)
+
+
+def _fields_table(accuracy: Mapping[str, Any]) -> str:
+    """Accuracy of every field of JSON answers; nothing where no answer has fields."""
+    rows = {
+        f"{system}, {task}": row["fields"]
+        for system, tasks in accuracy.items()
+        for task, row in tasks.items()
+        if "fields" in row
+    }
+    names = list(dict.fromkeys(name for fields in rows.values() for name in fields))
+    if not names:
+        return ""
+    cells = (
+        [title, *(f"{fields[n]:.1%}" if n in fields else "–" for n in names)]
+        for title, fields in rows.items()
+    )
+    return (
+        "\nBy field: every token of its value is the most likely one, given the "
+        f"reference before it.\n\n{table(['system, task', *names], cells)}"
+    )
 
 
 def _paired(paired: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from prefillshare.errors import DataError
 from prefillshare.models.prompt import Boundary, Prompt, lay_out
 from prefillshare.tasks.base import Sample, Split, Task, Unit
+from prefillshare.training.fields import Field, token_fields
 
 
 @dataclass(frozen=True)
@@ -18,13 +19,15 @@ class Example:
     """A prompt and the response to learn, which ends with the end-of-turn token.
 
     `distance` is the number of tokens from the fact's first to the boundary, 0 where
-    no place is known; `depth` the hand-off depth.
+    no place is known; `depth` the hand-off depth; `fields` are those of a JSON answer,
+    over the tokens of the response.
     """
 
     prompt: Prompt
     response: tuple[int, ...]
     distance: int = 0
     depth: int = 1
+    fields: tuple[Field, ...] = ()
 
     @property
     def prefill_ids(self) -> tuple[int, ...]:
@@ -94,7 +97,8 @@ class Tokenisation:
             # The token that holds the fact's first character.
             fact = bisect_right(ends[context], sample.fact_start)
             distance = prompt.boundary - fact
-        return Example(prompt, response, distance, sample.depth)
+        fields = token_fields(self.tokenizer, sample.answer)
+        return Example(prompt, response, distance, sample.depth, fields)
 
     def _response(self, sample: Sample) -> tuple[int, ...]:
         # Tokenised apart from the prompt, so no token merges across the seam: serving

@@ -46,8 +46,16 @@ class ResponseScores:
         Teacher forcing is exact here: as long as every argmax is right, greedy
         decoding sees the same prefix.
         """
-        wrong = (self.logits.argmax(-1) != self.labels).to(self.logits.dtype)
-        return self._per_example(wrong) == 0
+        return self._per_example((~self.correct()).to(self.logits.dtype)) == 0
+
+    def correct(self) -> torch.Tensor:
+        """Whether each response token is the arg max of its logits `[R]`, bool."""
+        return self.logits.argmax(-1) == self.labels
+
+    def confidence(self) -> torch.Tensor:
+        """The probability of each arg max, right or wrong `[R]`."""
+        logits_RV = self.logits.float()  # noqa: N806
+        return (logits_RV.amax(-1) - logits_RV.logsumexp(-1)).exp()
 
     def _per_example(self, values: torch.Tensor) -> torch.Tensor:
         count = int(self.owner.max()) + 1
