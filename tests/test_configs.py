@@ -10,6 +10,7 @@ from prefillshare.bench.accuracy.settings import AccuracySettings
 from prefillshare.bench.spine import SpineSettings
 from prefillshare.config import Config, load_config
 from prefillshare.evals.comparison import EvalSettings
+from prefillshare.evals.sensitivity import SensitivitySettings
 from prefillshare.serving.settings import ServeSettings
 from prefillshare.training.settings import PrefillSettings, TrainSettings
 
@@ -24,6 +25,7 @@ KINDS: dict[str, type[Config]] = {
 }
 BY_NAME: dict[str, type[Config]] = {
     "prefill.yaml": PrefillSettings,
+    "sensitivity.yaml": SensitivitySettings,
 }
 PATHS = sorted(CONFIGS.rglob("*.yaml"))
 
