@@ -37,6 +37,10 @@ def test_quick_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert results["transfer_gbps"] > 0
     turns = results["ttft_by_turn_seconds"]
     assert all(len(medians) == 2 for medians in turns.values())
+    for system in ("shared", "own"):
+        rows = results["chains"][system]
+        assert [row["agent"] for row in rows] == ["shipping", "invoicing"]
+        assert [row["n"] for row in rows] == [2, 2]
     out_text = capsys.readouterr().out
     assert "measured in this run" in out_text
     assert "not quality or speed" in out_text
@@ -52,6 +56,7 @@ def test_quick_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         f"{results['bytes_moved']:,} bytes",
         f"{results['accuracy']['naive']['invoicing']['nll']:.3f}",
         "| contexts prefilled | 2 | 4 |",
+        "| own | 2 | invoicing | ",
         str(written["environment"]["commit"]),
         "a quiet hour",
     ):

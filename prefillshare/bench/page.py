@@ -35,6 +35,8 @@ def spine_page(
         _depths(results["exact_match_by_depth"]),
         f"## Served: {len(results['agents'])} agents hand each context on\n",
         _served(results),
+        "## What the served agents said, by hand-off depth\n",
+        _chains(results["chains"]),
         "## Where sharing loses\n",
         _losses(results),
     ]
@@ -184,6 +186,38 @@ def _served(results: Mapping[str, Any]) -> str:
         f"{results['transfer_gbps']:.1f} Gbit/s.\n"
     )
     return "\n".join(lines) + "\n" + text
+
+
+def _chains(chains: Mapping[str, Any]) -> str:
+    columns = ["system", "depth", "agent", "right", "95 %", "right given what was said"]
+    columns += ["95 %", "inherited mistakes", "chain right so far", "n"]
+    rows = [
+        [
+            system,
+            str(row["depth"]),
+            row["agent"],
+            *_with_interval(row, "right"),
+            *_with_interval(row, "given"),
+            f"{row['inherited']:.0%}",
+            f"{row['chain']:.0%}",
+            str(row["n"]),
+        ]
+        for system, depths in chains.items()
+        for row in depths
+    ]
+    note = (
+        "\nEvery agent got what the agents before it generated. Marked by structure. "
+        "Right: what a chain without a mistake would have said. Given what was said: "
+        "what follows from the case file and the earlier answers, right or wrong; an "
+        "inherited mistake is an answer that follows, but is not right. Intervals: "
+        "bootstrap over chains.\n"
+    )
+    return table(columns, rows) + note
+
+
+def _with_interval(row: Mapping[str, Any], key: str) -> tuple[str, str]:
+    low, high = row["ci"][key]
+    return f"{row[key]:.0%}", f"{low:.0%}–{high:.0%}"
 
 
 def _losses(results: Mapping[str, Any]) -> str:

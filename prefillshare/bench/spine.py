@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from prefillshare.bench.agents import AgentSession, SystemFigures, measure, warm_up
+from prefillshare.bench.chains import chain_accuracy
 from prefillshare.config import Config
 from prefillshare.evals.comparison import (
     Accuracy,
@@ -27,7 +28,15 @@ from prefillshare.evals.comparison import (
 from prefillshare.report import progress, say
 from prefillshare.serving.launcher import Cluster
 from prefillshare.serving.settings import DecoderSettings, ServeSettings
-from prefillshare.tasks.casefile import CHAIN, DEPTHS, Case, generate
+from prefillshare.tasks.casefile import (
+    AGENTS,
+    CHAIN,
+    DEPTHS,
+    JUDGE,
+    TUNING_AGENTS,
+    Case,
+    generate,
+)
 from prefillshare.training.settings import BatchSettings, CaseFiles, TrainSettings
 
 PREFILLS: tuple[Literal["shared", "own"], ...] = ("shared", "own")
@@ -82,6 +91,18 @@ class SpineSettings(Config):
     test: HeldOutSettings = HeldOutSettings()
     serving: ServingSettings = ServingSettings()
 
+    @field_validator("agents")
+    @classmethod
+    def _can_hand_on(cls, agents: list[str]) -> list[str]:
+        # The judge compares two answers, which nobody in a chain gives.
+        possible = [name for name in (*AGENTS, *TUNING_AGENTS) if name != JUDGE.name]
+        if unknown := [name for name in agents if name not in possible]:
+            raise ValueError(
+                f"{', '.join(unknown)} cannot stand in a chain; these can: "
+                f"{', '.join(possible)}"
+            )
+        return agents
+
 
 @dataclass(frozen=True)
 class Spine:
@@ -134,7 +155,13 @@ class Spine:
             before = sessions["shared"].stats()
             figures = measure(sessions, agents, cases, self.settings.serving.max_tokens)
             after = sessions["shared"].stats()
-            return serving_results(figures, agents, before, after)
+            results = serving_results(figures, agents, before, after)
+            return results | {
+                "chains": {
+                    name: chain_accuracy(cases, agents, [a.text for a in each.answers])
+                    for name, each in figures.items()
+                }
+            }
 
     def _cases(self) -> list[Case]:
         """One case to warm up with, and those that are measured."""
