@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from prefillshare.bench.accuracy.settings import AccuracySettings
+from prefillshare.bench.judge import JudgeSettings
 from prefillshare.bench.spine import SpineSettings
 from prefillshare.config import Config, load_config
 from prefillshare.evals.comparison import EvalSettings
@@ -25,6 +26,7 @@ KINDS: dict[str, type[Config]] = {
 }
 BY_NAME: dict[str, type[Config]] = {
     "prefill.yaml": PrefillSettings,
+    "judge.yaml": JudgeSettings,
     "sensitivity.yaml": SensitivitySettings,
 }
 PATHS = sorted(CONFIGS.rglob("*.yaml"))

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from prefillshare.bench.accuracy.experiment import run_accuracy
 from prefillshare.bench.accuracy.page import accuracy_page
 from prefillshare.bench.accuracy.settings import AccuracySettings
+from prefillshare.bench.judge import JudgeSettings, run_judge
+from prefillshare.bench.judge_page import judge_page
 from prefillshare.bench.page import spine_page
 from prefillshare.bench.plots import curves, require_matplotlib, save
 from prefillshare.bench.spine import SpineSettings, run_spine
@@ -35,6 +37,7 @@ class _Benchmark:
 
 _BENCHMARKS = {
     "spine": _Benchmark(SpineSettings, run_spine, spine_page),
+    "judge": _Benchmark(JudgeSettings, run_judge, judge_page),
     "accuracy": _Benchmark(
         AccuracySettings, run_accuracy, accuracy_page, lambda x: curves(x["curves"])
     ),

@@ -1,0 +1,119 @@
+"""The page of the judge experiment, `docs/results/judge.md`."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import Any
+
+from prefillshare.bench.markdown import table
+
+_SYSTEMS = {
+    "own": "own prefill",
+    "naive": "that same judge on the base's cache",
+    "shared": "cache-conditioned, on the base's cache",
+    "retrained": "own prefill, trained again with another seed",
+}
+
+
+def judge_page(
+    results: Mapping[str, Any],
+    config: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    command: str,
+    note: str = "",
+) -> str:
+    """Markdown with every figure of the run and how to make it again."""
+    today = datetime.date.today().isoformat()
+    parts = [
+        f"# Does a judge change its mind on a shared cache? {today}\n",
+        _setup(results, config, environment, command),
+        *([f"{note}\n"] if note else []),
+        "## Verdicts\n",
+        consistency_table(results["systems"]),
+        "## Against the judge with its own prefill, on the same samples\n",
+        difference_table(results["systems"]),
+    ]
+    return "\n".join(parts)
+
+
+def _setup(
+    results: Mapping[str, Any],
+    config: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    command: str,
+) -> str:
+    train, test = config["train"], config["test"]
+    settings = ", ".join(f"{key} {value}" for key, value in config["decoder"].items())
+    return (
+        f"`{command}`\n\n"
+        f"Commit {environment['commit']}; torch {environment['torch']}, transformers "
+        f"{environment['transformers']}; {environment['cpu_count']} cores of "
+        f"{environment['cpu']}. Model: {config['model'] or 'SmolLM2-135M-Instruct'}. "
+        f"Judges: {settings or 'all settings by default'}; {train['contexts']} "
+        f"contexts of {_range(train)} records, in the same order for all"
+        f"{_control(config['control_seed'])}. Test: {results['pairs']} pairs of a "
+        "right and a wrong answer, each in both orders, over "
+        f"{results['contexts']} contexts of {_range(test)} records. A verdict is the "
+        "likelier of the two allowed answers. One seed a system, so intervals "
+        "(bootstrap over contexts, 95 %) cover the test examples only.\n"
+    )
+
+
+def _control(seed: int | None) -> str:
+    return "" if seed is None else f" but `retrained`, whose seed is {seed}"
+
+
+def _range(data: Mapping[str, Any]) -> str:
+    low, high = data["records"], data["records_max"]
+    return f"{low} to {high}" if high else str(low)
+
+
+def consistency_table(systems: Mapping[str, Any]) -> str:
+    """Accuracy and consistency of each system's verdicts, in Markdown."""
+    figures = ("accuracy", "order_consistency", "both_right", "says_first")
+    columns = ["judge", "right", "95 %", "same answer in both orders", "95 %"]
+    columns += ["right in both", "95 %", 'says "first"', "95 %"]
+    rows = (
+        [
+            f"{name}: {_SYSTEMS[name]}",
+            *(cell for key in figures for cell in _share(row[key])),
+        ]
+        for name, row in systems.items()
+    )
+    note = (
+        "\nBy chance half is right and half is consistent; a judge that looks at the "
+        "place alone is right half the time and never consistent.\n"
+    )
+    return table(columns, rows) + note
+
+
+def difference_table(systems: Mapping[str, Any]) -> str:
+    """Flipped verdicts and paired differences from the unshared judge, in Markdown."""
+    columns = ["judge", "flipped verdicts", "95 %", "accuracy, points", "95 %"]
+    columns += ["consistency, points", "95 %"]
+    rows = (
+        [
+            name,
+            *_share(row["flips"]),
+            *_points(row["accuracy_difference"]),
+            *_points(row["consistency_difference"]),
+        ]
+        for name, row in systems.items()
+        if name != "own"
+    )
+    note = (
+        "\nJudges of two trainings differ in some verdicts whatever they read: how "
+        "many, `retrained` says, where there is one.\n"
+    )
+    return table(columns, rows) + note
+
+
+def _share(interval: Mapping[str, float]) -> tuple[str, str]:
+    mean, low, high = (interval[key] for key in ("mean", "low", "high"))
+    return f"{mean:.1%}", f"{low:.1%}–{high:.1%}"
+
+
+def _points(interval: Mapping[str, float]) -> tuple[str, str]:
+    mean, low, high = (100 * interval[key] for key in ("mean", "low", "high"))
+    return f"{mean:+.1f}", f"{low:+.1f} to {high:+.1f}"

@@ -1,0 +1,78 @@
+"""The judge experiment in small: who is trained, who is compared, and its page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from prefillshare.bench.judge import JudgeSettings
+from prefillshare.cli import main
+from prefillshare.evals.consistency import judge_consistency, judged
+from prefillshare.training.settings import CaseFiles
+
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "bench" / "judge.yaml"
+
+
+@pytest.mark.timeout(240)
+def test_every_judge_is_trained_and_measured(
+    tiny_directory: Path, tmp_path: Path
+) -> None:
+    out, page = tmp_path / "out.json", tmp_path / "page.md"
+    arguments = ["bench", "judge", "--config", str(CONFIG), "--page", str(page)]
+    arguments += ["--json", str(out), "--note", "a quiet hour"]
+    small = {"contexts": 2, "records": 3, "records_max": 4, "questions": 2}
+    settings: dict[str, Any] = {
+        "model": tiny_directory,
+        "output": tmp_path / "judge",
+        "decoder.steps": 3,
+        "decoder.dtype": "float64",
+        "decoder.learning_rate": 0.02,
+    }
+    for part in ("train", "test"):
+        settings |= {f"{part}.{key}": value for key, value in small.items()}
+    for key, value in settings.items():
+        arguments += ["--set", f"{key}={value}"]
+    assert main(arguments) == 0
+    results = json.loads(out.read_text())["results"]
+    assert list(results["systems"]) == ["own", "naive", "shared", "retrained"]
+    assert [results[k] for k in ("samples", "pairs", "contexts")] == [8, 4, 2]
+    # The figures are those of the verdicts that were given.
+    units = CaseFiles(agent="judge", **small, seed=1000).task().units("test")
+    again = judge_consistency(judged(units), results["verdicts"], "own")
+    text = page.read_text()
+    for name, row in results["systems"].items():
+        assert row == again[name].summary()
+        assert f"| {name}: " in text
+    assert results["systems"]["own"]["flips"]["mean"] == 0.0
+    # Three judges were trained, each its own way.
+    assert len(set(results["last_loss"].values())) == 3
+    flips = results["systems"]["shared"]["flips"]["mean"]
+    assert f"| shared | {flips:.1%} |" in text and "a quiet hour" in text
+
+
+def settings_of(**fields: Any) -> JudgeSettings:
+    judge = {"agent": "judge"}
+    return JudgeSettings.model_validate({"train": judge, "test": judge, **fields})
+
+
+def test_the_control_can_be_left_out() -> None:
+    assert settings_of(control_seed=None).systems() == ["own", "shared"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"test": {"agent": "shipping"}}, "`test` has the agent 'shipping'"),
+        ({"decoder": {"seed": 1}}, "`control_seed` 1 is the seed of the other"),
+        ({"decoder": {"stepps": 1}}, "stepps"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_training(
+    fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        settings_of(**fields)
