@@ -152,8 +152,9 @@ class DecoderExperiment:
         prefilled = self.scheme.prefill(packed)
         for i, which in enumerate(parts, start=first):
             model = self.decoders[i].model
-            scores = self.scheme.read(model, packed, which, prefilled)
-            yield Loss(i, scores.loss_sum())
+            # The logits are let go of before the backward pass.
+            loss = self.scheme.read(model, packed, which, prefilled).loss_sum()
+            yield Loss(i, loss)
 
     def directories(self) -> list[Path]:
         """Where each decoder is saved."""

@@ -13,6 +13,11 @@ import torch
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from prefillshare.training.attention import (
+    IMPLEMENTATION,
+    packed_mask,
+    use_packed_attention,
+)
 from prefillshare.training.data import Example
 from prefillshare.training.objective import ResponsePlaces, ResponseScores
 from prefillshare.training.packing import Row
@@ -86,7 +91,7 @@ def _forward(model: Any, row: Row, cache: DynamicCache, **inputs: Any) -> None:
     else:
         known = torch.arange(past, device=model.device)[None]
         seen = torch.cat([known, positions], 1)
-        mask = attention_mask(model.config, row.visible(past), positions, seen)
+        mask = attention_mask(model.config, row, past, positions, seen)
     model(
         past_key_values=cache,
         attention_mask=mask,
@@ -130,34 +135,45 @@ def read_row(
 
 def attention_mask(
     config: Any,
-    visible: torch.Tensor,
+    row: Row,
+    past: int,
     positions: torch.Tensor,
     seen_positions: torch.Tensor,
 ) -> Any:
-    """`visible` `[T, K]` in the form that a model's forward takes.
+    """What each token of `row` sees, in the form that a model's forward takes.
 
     Args:
-        config: the model's; layers with a sliding window see no further than it.
+        config: the model's; layers with a sliding window see no further than it. A
+            model that uses torch's attention goes over to `training.attention`.
+        row: T tokens.
+        past: tokens that could be seen before the row.
         positions: of the T tokens `[1, T]`.
-        seen_positions: of the K tokens that could be seen `[1, K]`.
+        seen_positions: of the K tokens that could be seen, the row's own at the end
+            `[1, K]`.
     """
     text = config.get_text_config()
-    visible = visible.to(positions.device)
-    kinds = set(getattr(text, "layer_types", None) or ())
+    use_packed_attention(text)
+    visible = row.visible(past).to(positions.device)
+    masks = {"full_attention": _full_mask(text, visible, row, past)}
     window = getattr(text, "sliding_window", None)
-    masks = {"full_attention": visible}
     if window:
         near = positions[0, :, None] - seen_positions[0, None, :] < window
-        masks["sliding_attention"] = visible & near
-    ready = {name: _as_model_takes_it(text, mask) for name, mask in masks.items()}
+        masks["sliding_attention"] = _dense_mask(text, visible & near)
+    kinds = set(getattr(text, "layer_types", None) or ())
     if kinds:
-        return ready if len(kinds) > 1 or window else ready["full_attention"]
-    return ready["sliding_attention" if window else "full_attention"]
+        return masks if len(kinds) > 1 or window else masks["full_attention"]
+    return masks["sliding_attention" if window else "full_attention"]
 
 
-def _as_model_takes_it(config: Any, visible: torch.Tensor) -> torch.Tensor:
+def _full_mask(config: Any, visible: torch.Tensor, row: Row, past: int) -> torch.Tensor:
+    if config._attn_implementation == IMPLEMENTATION:
+        return packed_mask(visible, row, past)
+    return _dense_mask(config, visible)
+
+
+def _dense_mask(config: Any, visible: torch.Tensor) -> torch.Tensor:
     mask = visible[None, None]
-    if config._attn_implementation == "sdpa":
+    if config._attn_implementation in ("sdpa", IMPLEMENTATION):
         return mask
     dtype = config.dtype or torch.get_default_dtype()
     blocked = torch.finfo(dtype).min

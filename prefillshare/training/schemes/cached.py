@@ -62,18 +62,28 @@ class Cached:
     def _first(self, packed: Packed) -> Layers | None:
         """The first piece's keys and values, out of the store or computed for it."""
         pieces = packed.prefill.pieces
-        if not pieces or len(pieces[0].ids) < MIN_STORED_TOKENS:
+        if self._store is None or not pieces or not _is_worth_storing(packed):
             return None
         first = Row(pieces[:1])
-        if self._store is None:
-            return prefill_row(self.prefill_model, first)
         return self._store.get(
             pieces[0].ids, lambda: prefill_row(self.prefill_model, first)
         )
+
+
+def _is_worth_storing(packed: Packed) -> bool:
+    """Whether the first piece is long, and all that a prompt or several begin with.
+
+    One of several prompts that have nothing in common is not: it would take memory
+    and a forward pass of its own.
+    """
+    length = len(packed.prefill.pieces[0].ids)
+    readers = sum((0, length) in piece.sees for piece in packed.read)
+    alone = len(packed.read) == 1
+    return length >= MIN_STORED_TOKENS and (alone or readers > 1)
 
 
 def reading_mask(decoder: Any, prefill: Row, row: Row) -> Any:
     """The mask of a decoder row over the whole prefill row and itself."""
     positions = row.positions(decoder.device)
     seen = torch.cat([prefill.positions(decoder.device), positions], 1)
-    return attention_mask(decoder.config, row.visible(prefill.tokens), positions, seen)
+    return attention_mask(decoder.config, row, prefill.tokens, positions, seen)

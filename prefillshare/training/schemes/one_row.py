@@ -33,7 +33,7 @@ class Own:
     ) -> ResponseScores:
         row = Row((*packed.prefill.pieces, *packed.decoder_row(which).pieces))
         positions = row.positions(decoder.device)
-        mask = attention_mask(decoder.config, row.visible(0), positions, positions)
+        mask = attention_mask(decoder.config, row, 0, positions, positions)
         examples = [packed.examples[i] for i in which]
         return read_row(decoder, row, examples, None, mask, **inputs)
 
