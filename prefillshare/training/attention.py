@@ -24,7 +24,8 @@ from transformers.masking_utils import sdpa_mask
 
 from prefillshare.training.packing import Row, Span
 
-IMPLEMENTATION = "prefillshare_packed"
+PACKED = "prefillshare_packed"
+DENSE = "prefillshare_dense"
 # Below this saving, one dense call beats a loop of small ones.
 _WORTH_IT = 1.5
 
@@ -86,9 +87,19 @@ def use_packed_attention(config: Any) -> None:
     With any other mask it computes what it did before.
     """
     if config._attn_implementation == "sdpa":
-        AttentionInterface.register(IMPLEMENTATION, attend)
-        AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
-        config._attn_implementation = IMPLEMENTATION
+        _use(config, PACKED)
+
+
+def use_dense_attention(config: Any) -> None:
+    """Keep a model that uses torch's attention from being given a `PackedMask`."""
+    if config._attn_implementation in ("sdpa", PACKED):
+        _use(config, DENSE)
+
+
+def _use(config: Any, name: str) -> None:
+    AttentionInterface.register(name, attend)
+    AttentionMaskInterface.register(name, sdpa_mask)
+    config._attn_implementation = name
 
 
 def _pieces_work(row: Row) -> float:

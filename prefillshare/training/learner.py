@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from prefillshare.errors import ConfigError
+from prefillshare.training.attention import use_dense_attention
 from prefillshare.training.objective import learning_rate_factor
 from prefillshare.training.settings import RunSettings
 
@@ -25,6 +27,8 @@ class Learner:
         """`model` with the optimizer that `settings` name."""
         if settings.gradient_checkpointing:
             checkpoint_activations(model)
+        if settings.compile:
+            compile_layers(model, settings.compile_backend)
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         rate, decay = settings.learning_rate, settings.weight_decay
         optimizer: torch.optim.Optimizer = (
@@ -48,6 +52,26 @@ class Learner:
         torch.nn.utils.clip_grad_norm_(list(self.trained.values()), max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+
+def compile_layers(model: Any, backend: str) -> None:
+    """Compile, in place, all of a causal language model but its output head.
+
+    A row's pieces differ from step to step, and a compiled loop over them would be
+    compiled anew each time: so the model goes over to dense masks.
+
+    Raises:
+        ConfigError: torch knows no such backend.
+    """
+    known = torch._dynamo.list_backends(exclude_tags=None)
+    if backend not in known:
+        raise ConfigError(
+            f"torch.compile has no backend {backend!r}; set `compile_backend` to one "
+            f"of {', '.join(known)}"
+        )
+    use_dense_attention(model.config.get_text_config())
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner.base_model.compile(backend=backend, dynamic=True)
 
 
 def checkpoint_activations(model: Any) -> None:

@@ -14,7 +14,8 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from prefillshare.training.attention import (
-    IMPLEMENTATION,
+    DENSE,
+    PACKED,
     packed_mask,
     use_packed_attention,
 )
@@ -166,14 +167,14 @@ def attention_mask(
 
 
 def _full_mask(config: Any, visible: torch.Tensor, row: Row, past: int) -> torch.Tensor:
-    if config._attn_implementation == IMPLEMENTATION:
+    if config._attn_implementation == PACKED:
         return packed_mask(visible, row, past)
     return _dense_mask(config, visible)
 
 
 def _dense_mask(config: Any, visible: torch.Tensor) -> torch.Tensor:
     mask = visible[None, None]
-    if config._attn_implementation in ("sdpa", IMPLEMENTATION):
+    if config._attn_implementation in ("sdpa", PACKED, DENSE):
         return mask
     dtype = config.dtype or torch.get_default_dtype()
     blocked = torch.finfo(dtype).min

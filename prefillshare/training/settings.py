@@ -82,7 +82,11 @@ class PrefixSettings(Config):
 
 
 class RunSettings(Config):
-    """What every training run has."""
+    """What every training run has.
+
+    `compile` compiles what is trained with torch.compile, once for all shapes; the
+    backend `inductor` needs a C++ compiler. Compiled models attend with dense masks.
+    """
 
     model: Path
     output: Path
@@ -99,6 +103,8 @@ class RunSettings(Config):
     batch: BatchSettings = BatchSettings()
     prefixes: PrefixSettings = PrefixSettings()
     gradient_checkpointing: bool = False
+    compile: bool = False
+    compile_backend: str = "inductor"
     seed: int = 0
     checkpoint_every: int = Field(25, ge=1)
     resume: bool = True
