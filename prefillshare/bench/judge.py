@@ -92,9 +92,9 @@ def run_judge(settings: JudgeSettings, model: Path) -> dict[str, Any]:
     systems = judge_consistency(asked, verdicts, "own")
     for name, figures in systems.items():
         say(
-            f"{name}: {figures.accuracy.mean:.0%} right, "
-            f"{figures.order_consistency.mean:.0%} of the pairs judged alike in both "
-            f"orders, {figures.flips.mean:.0%} of the verdicts flipped"
+            f"{name}: {figures.accuracy.mean:.0%} right; "
+            f"{figures.order_consistency.mean:.0%} of the pairs: the same answer chosen "
+            f"in both orders; {figures.flips.mean:.0%} of the verdicts flipped"
         )
     return {
         "systems": {name: each.summary() for name, each in systems.items()},
