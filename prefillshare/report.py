@@ -74,6 +74,7 @@ ROLES = {
     "full": "ordinary fine-tune, own prefill",
     "naive": "that same decoder on the base's cache",
     "shared": "cache-conditioned, on the base's cache",
+    "tuned": "cache-conditioned, on the cache of a module tuned to be read",
     "shared_full": "cache-conditioned with all weights its own",
     "alora": "cache-conditioned adapter, one pass that switches it on at the boundary",
     "recompute": "the full decoder, some layers of the base's cache computed anew",

@@ -8,7 +8,7 @@ import pytest
 
 from prefillshare.bench.accuracy.settings import AccuracySettings
 from prefillshare.bench.judge import JudgeSettings
-from prefillshare.bench.spine import SpineSettings
+from prefillshare.bench.spine.settings import SpineSettings
 from prefillshare.config import Config, load_config
 from prefillshare.evals.comparison import EvalSettings
 from prefillshare.evals.sensitivity import SensitivitySettings

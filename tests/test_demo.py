@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prefillshare.bench.page import spine_page
+from prefillshare.bench.spine.page import spine_page
 from prefillshare.cli import main
 
 

@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from prefillshare.bench.spine import (
+from prefillshare.bench.spine.experiment import run_spine
+from prefillshare.bench.spine.settings import (
     CaseSettings,
     HeldOutSettings,
     ServingSettings,
     SpineSettings,
-    run_spine,
 )
 from prefillshare.cli.command import Options, Report
 from prefillshare.config import Config, load_config

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from prefillshare.bench.chains import chain_accuracy
-from prefillshare.bench.page import _chains
-from prefillshare.bench.spine import SpineSettings
+from prefillshare.bench.spine.chains import chain_accuracy
+from prefillshare.bench.spine.page import _chains
+from prefillshare.bench.spine.settings import SpineSettings
 from prefillshare.tasks.casefile import CHAIN, INVOICING, chain_answers, generate
 
 CASES = [generate("test", seed, records=5, questions=1) for seed in range(4)]

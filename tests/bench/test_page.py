@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefillshare.bench.page import accuracy_table
+from prefillshare.bench.spine.page import accuracy_table
 
 FIGURES = {
     "nll": 0.5,

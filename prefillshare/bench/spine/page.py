@@ -58,7 +58,22 @@ def _setup(
         f"{config['seed']}: one seed, so intervals cover the test examples only. Test: "
         f"{test['contexts']} contexts of {_range(test)} records, {test['questions']} "
         "questions over each; order numbers and surnames never occur in training.\n"
+        + _module(config)
     )
+
+
+def _module(config: Mapping[str, Any]) -> str:
+    made = "".join(
+        f"Decoders `{system}` come from `{folder}`.\n"
+        for system, folder in config["trained"].items()
+    )
+    if config["module"]:
+        made += (
+            f"`tuned` decoders read the cache of `{config['module']}`, a prefill "
+            "module tuned on other tasks. They are the ones served on the shared "
+            "prefill.\n"
+        )
+    return f"\n{made}" if made else ""
 
 
 def _range(data: Mapping[str, Any]) -> str:
@@ -221,11 +236,13 @@ def _with_interval(row: Mapping[str, Any], key: str) -> tuple[str, str]:
 
 
 def _losses(results: Mapping[str, Any]) -> str:
-    full, shared = results["accuracy"]["full"], results["accuracy"]["shared"]
+    accuracy = results["accuracy"]
     lines = [
-        f"- Accuracy at equal steps: on {task}, {_quality(shared[task])} against "
-        f"{_quality(full[task])} of the ordinary fine-tune with its own prefill.\n"
-        for task, gap in results["paired"]["full_minus_shared"].items()
+        f"- Accuracy at equal steps: on {task}, {_quality(accuracy[system][task])} of "
+        f"`{system}` against {_quality(accuracy['full'][task])} of the ordinary "
+        "fine-tune with its own prefill.\n"
+        for system in ("shared", "tuned")
+        for task, gap in results["paired"].get(f"full_minus_{system}", {}).items()
         if gap["high"] < 0
     ]
     return "".join(lines) + _KNOWN_LOSSES

@@ -133,6 +133,39 @@ def measure(
     return figures
 
 
+def serving_results(
+    figures: dict[str, SystemFigures],
+    agents: list[str],
+    before: dict[str, Any],
+    after: dict[str, Any],
+) -> dict[str, Any]:
+    """TTFT and prefills of both systems; bytes and rate of the shared one's KV."""
+
+    def moved(key: str) -> float:
+        totals = [
+            sum(float(d[key]) for d in side["decoders"].values())
+            for side in (before, after)
+        ]
+        return totals[1] - totals[0]
+
+    seconds = moved("transfer_seconds")
+    return {
+        "ttft_seconds": {name: f.ttft["median"] for name, f in figures.items()},
+        "ttft_range_seconds": {name: f.ttft for name, f in figures.items()},
+        "ttft_by_turn_seconds": {
+            name: [f.ttft_of_turn(turn, len(agents)) for turn in range(len(agents))]
+            for name, f in figures.items()
+        },
+        "prefills": {name: f.context_prefills for name, f in figures.items()},
+        "prefilled_tokens": {name: f.computed_tokens for name, f in figures.items()},
+        "agents": agents,
+        "served_contexts": len(figures["shared"].answers) // len(agents),
+        "served_prompt_tokens": max(a.prompt_tokens for a in figures["shared"].answers),
+        "bytes_moved": int(moved("bytes_moved")),
+        "transfer_gbps": moved("bytes_moved") * 8e-9 / seconds if seconds else 0.0,
+    }
+
+
 def _events(response: httpx.Response) -> Any:
     if response.status_code != 200:
         response.read()
