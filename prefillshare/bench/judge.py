@@ -93,7 +93,7 @@ def run_judge(settings: JudgeSettings, model: Path) -> dict[str, Any]:
     for name, figures in systems.items():
         say(
             f"{name}: {figures.accuracy.mean:.0%} right; "
-            f"{figures.order_consistency.mean:.0%} of the pairs: the same answer chosen "
+            f"{figures.order_consistency.mean:.0%} of pairs: the same answer chosen "
             f"in both orders; {figures.flips.mean:.0%} of the verdicts flipped"
         )
     return {
