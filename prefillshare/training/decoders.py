@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from peft import LoraConfig
 from transformers import PreTrainedModel
 
-from prefillshare.errors import PrefillShareError
+from prefillshare.errors import PrefillShareError, UnsupportedModelError
 from prefillshare.kv.identity import ModelId
 from prefillshare.kv.layout import KVFormat
 from prefillshare.models.decoder import Decoder, DecoderRecord
@@ -191,9 +191,21 @@ class DecoderExperiment:
 def scheme_of(
     settings: TrainSettings, base: PreTrainedModel, store: PrefixStore | None
 ) -> Scheme:
-    """The scheme that `settings` name."""
+    """The scheme that `settings` name.
+
+    Raises:
+        UnsupportedModelError: the base is recurrent, and the scheme mixes keys and
+            values of two models layer by layer or token by token.
+    """
     own = settings.prefill == "own"
     if needs_one_by_one(base.config):
+        mixes = settings.prefill in ("icarus", "recompute")
+        if mixes or settings.path == "one_pass":
+            asked = "path: one_pass" if not mixes else f"prefill: {settings.prefill}"
+            raise UnsupportedModelError(
+                f"{settings.model} has recurrent layers, whose state is one model's; "
+                f"`{asked}` mixes two: use `prefill: shared` or `own`, path `cached`"
+            )
         return OneByOne(None if own else base)
     if own:
         return Own()

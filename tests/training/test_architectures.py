@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from prefillshare.errors import UnsupportedModelError
 from prefillshare.kv.cache import empty_state
 from prefillshare.kv.layout import KVLayout
 from prefillshare.models.tiny import Architecture
 from prefillshare.training.data import Example
+from prefillshare.training.decoders import scheme_of
 from prefillshare.training.packing import pack
 from prefillshare.training.padded import OneByOne, needs_one_by_one
 from prefillshare.training.schemes.base import Scheme, score
 from prefillshare.training.schemes.cached import Cached
+from prefillshare.training.settings import CaseFiles, TrainSettings
 from tests.architectures import HYBRID, SLIDING, tiny
 from tests.conftest import make_decoder
 from tests.training.examples import group
@@ -45,3 +49,27 @@ def test_scored_as_served(architecture: Architecture) -> None:
         scores = score(scheme, decoder, pack(examples))
         wanted = [turn_by_turn(made.model, decoder, each) for each in examples]
     torch.testing.assert_close(scores.logits, torch.cat(wanted), rtol=0, atol=made.band)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"prefill": "icarus"},
+        {"prefill": "recompute", "recompute": (0, 1)},
+        {"path": "one_pass"},
+    ],
+)
+def test_recurrent_models_refuse_what_mixes_two_models(asked: dict[str, Any]) -> None:
+    base = tiny(HYBRID[0]).model
+    settings = TrainSettings(
+        model=Path("hybrid"),
+        output=Path("out"),
+        task=CaseFiles(agent="shipping"),
+        **asked,
+    )
+    with pytest.raises(UnsupportedModelError, match="has recurrent layers"):
+        scheme_of(settings, base, None)
+    plain = settings.model_copy(
+        update={"prefill": "shared", "path": "cached", "recompute": None}
+    )
+    assert isinstance(scheme_of(plain, base, None), OneByOne)
