@@ -99,6 +99,10 @@ def test_every_system_and_reading_is_scored_over_seeds(
         steps = [point["step"] for point in results["curves"][test][name]]
         assert steps == [2, 3]
         assert f"| {name} |" in page
+    row = systems["cached"][test]
+    assert set(row["fields"]) >= {"name", "arguments.item"}
+    assert f"| {row['calibration_error']:.3f} | 6 |" in page
+    assert f"| {row['fields']['arguments.item']:.1%} |" in page
     row = results["compare"][0]
     difference = (
         systems["cached"][test]["nll"]["mean"] - systems["own"][test]["nll"]["mean"]

@@ -91,7 +91,23 @@ def _figures(scores: Sequence[Scores]) -> dict[str, Any]:
             [each.exact_by_distance(DISTANCES) for each in scores]
         ),
         "by_depth": _together([each.exact_by_depth() for each in scores]),
+        **_over_seeds([each.summary() for each in scores]),
     }
+
+
+def _over_seeds(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Accuracy by field, and calibration error, averaged where all seeds have them."""
+    figures: dict[str, Any] = {}
+    if all("fields" in each for each in summaries):
+        names = summaries[0]["fields"]
+        figures["fields"] = {
+            name: statistics.fmean(each["fields"][name] for each in summaries)
+            for name in names
+        }
+    if all("calibration_error" in each for each in summaries):
+        errors = [each["calibration_error"] for each in summaries]
+        figures["calibration_error"] = statistics.fmean(errors)
+    return figures
 
 
 def _together(tables: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -109,9 +125,14 @@ def _curves(
     curves: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for reading, system, _ in settings.readings():
         for test in {t: 0 for run in runs[system] for t in run.curve.get(reading, {})}:
-            seeds = [run.curve[reading][test] for run in runs[system]]
+            seeds = [
+                {point["step"]: point for point in run.curve[reading][test]}
+                for run in runs[system]
+            ]
+            # Runs that were scored at other steps have only some in common.
+            steps = sorted(set.intersection(*map(set, seeds)))
             curves.setdefault(test, {})[reading] = [
-                _point(points) for points in zip(*seeds, strict=True)
+                _point([points[step] for points in seeds]) for step in steps
             ]
     return curves
 

@@ -31,6 +31,7 @@ def accuracy_page(
         "Exact match (NLL), means over seeds.\n",
         *(_curve(test, results["curves"][test]) for test in tests),
         *_modules(results["modules"]),
+        *_fields(results["systems"]),
         *_buckets(results["systems"], "by_distance", "distance in tokens", _range),
         *_buckets(results["systems"], "by_depth", "hand-off depth", _depth),
     ]
@@ -74,7 +75,8 @@ def _missing(missing: Sequence[str]) -> Iterator[str]:
 
 
 def _finals(systems: Mapping[str, Any]) -> str:
-    columns = ["test", "system", "exact match", "95 %", "by seed", "NLL", "95 %", "n"]
+    columns = ["test", "system", "exact match", "95 %", "by seed", "NLL", "95 %"]
+    columns += ["ECE", "n"]
     rows = [
         [test, system, *_final(tests[test])]
         for test in {test: 0 for tests in systems.values() for test in tests}
@@ -83,7 +85,8 @@ def _finals(systems: Mapping[str, Any]) -> str:
     ]
     note = (
         "Exact match: greedy decoding yields the reference token for token. NLL: nats "
-        "per response token. Intervals cover seeds and test units (crossed); with one "
+        "per response token. ECE: expected calibration error of the most likely "
+        "tokens. Intervals cover seeds and test units (crossed); with one "
         "seed, units only.\n"
     )
     return table(columns, rows) + "\n" + note
@@ -97,6 +100,7 @@ def _final(row: Mapping[str, Any]) -> list[str]:
         ", ".join(f"{100 * value:.1f}" for value in row["exact_match_by_seed"]),
         f"{nll['mean']:.3f}",
         f"{nll['low']:.3f} to {nll['high']:.3f}",
+        f"{row['calibration_error']:.3f}" if "calibration_error" in row else "–",
         str(row["examples"]),
     ]
 
@@ -152,6 +156,25 @@ def _modules(modules: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
         for name, figures in modules.items()
     ]
     yield table(["module", *tests], rows)
+
+
+def _fields(systems: Mapping[str, Any]) -> Iterator[str]:
+    found = {
+        (test, system): figures["fields"]
+        for system, tests in systems.items()
+        for test, figures in tests.items()
+        if "fields" in figures
+    }
+    if not found:
+        return
+    yield "## Accuracy by field of JSON answers\n"
+    yield "Every token of the value is the most likely one, given the reference.\n"
+    names = list(dict.fromkeys(name for fields in found.values() for name in fields))
+    rows = [
+        [*place, *(f"{fields[n]:.1%}" if n in fields else "–" for n in names)]
+        for place, fields in sorted(found.items())
+    ]
+    yield table(["test", "system", *names], rows)
 
 
 def _range(row: Mapping[str, Any]) -> str:
