@@ -9,6 +9,7 @@ import pytest
 from prefillshare.bench.accuracy.settings import AccuracySettings
 from prefillshare.bench.judge import JudgeSettings
 from prefillshare.bench.spine.settings import SpineSettings
+from prefillshare.bench.training import TrainingSpeedSettings
 from prefillshare.config import Config, load_config
 from prefillshare.evals.comparison import EvalSettings
 from prefillshare.evals.sensitivity import SensitivitySettings
@@ -27,6 +28,7 @@ KINDS: dict[str, type[Config]] = {
 BY_NAME: dict[str, type[Config]] = {
     "prefill.yaml": PrefillSettings,
     "judge.yaml": JudgeSettings,
+    "training.yaml": TrainingSpeedSettings,
     "sensitivity.yaml": SensitivitySettings,
 }
 PATHS = sorted(CONFIGS.rglob("*.yaml"))

@@ -17,6 +17,8 @@ from prefillshare.bench.plots import curves, require_matplotlib, save
 from prefillshare.bench.spine.experiment import run_spine
 from prefillshare.bench.spine.page import spine_page
 from prefillshare.bench.spine.settings import SpineSettings
+from prefillshare.bench.training import TrainingSpeedSettings, run_training_speed
+from prefillshare.bench.training_page import training_page
 from prefillshare.cli.command import ROOT, Options, Report, environment
 from prefillshare.config import Config, load_config
 from prefillshare.models.smollm2 import smollm2_directory
@@ -37,6 +39,7 @@ class _Benchmark:
 
 
 _BENCHMARKS = {
+    "training": _Benchmark(TrainingSpeedSettings, run_training_speed, training_page),
     "spine": _Benchmark(SpineSettings, run_spine, spine_page),
     "judge": _Benchmark(JudgeSettings, run_judge, judge_page),
     "accuracy": _Benchmark(

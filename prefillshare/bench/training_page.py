@@ -1,0 +1,124 @@
+"""The page of the training benchmark, `docs/results/training.md`."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prefillshare.bench.markdown import table
+
+
+def training_page(
+    results: Mapping[str, Any],
+    config: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    command: str,
+    note: str = "",
+) -> str:
+    """Markdown with every figure of the run, its targets, and how to make it again."""
+    today = datetime.date.today().isoformat()
+    parts = [
+        f"# Training speed beside TRL's SFTTrainer, {today}\n",
+        _setup(results, config, environment, command),
+        *([f"{note}\n"] if note else []),
+        "## Figures\n",
+        _figures(results["rows"]),
+        "## Targets\n",
+        *(_verdicts(each, results["rows"]) for each in config["scenarios"]),
+        "\n## How it was measured\n",
+        _method(config),
+    ]
+    return "\n".join(parts)
+
+
+def _setup(
+    results: Mapping[str, Any],
+    config: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    command: str,
+) -> str:
+    threads = config["threads"] or "torch's default number of"
+    compiled = "compiled" if config["compile"] else "not compiled"
+    return (
+        f"`{command}`\n\n"
+        f"Commit {environment['commit']}; torch {environment['torch']}, transformers "
+        f"{environment['transformers']}, TRL {results['trl']}; "
+        f"{environment['cpu_count']} cores of {environment['cpu']}, {threads} "
+        f"threads. Model: {config['model'] or 'SmolLM2-135M-Instruct'}, fp32, "
+        f"{config['method']}, AdamW, {compiled}. {config['rounds']} measurements of "
+        f"each trainer, {config['steps']} timed steps each after "
+        f"{config['warmup_steps']} that are not.\n"
+    )
+
+
+def _figures(rows: Sequence[Mapping[str, Any]]) -> str:
+    columns = ["scenario", "trainer", "tokens/s, median (range)"]
+    columns += ["peak memory, MiB (range)", "ours / TRL's"]
+    return table(columns, map(_cells, rows))
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    speeds, peaks = (
+        row["spread"]["tokens_per_second"],
+        row["spread"]["peak_memory_bytes"],
+    )
+    low, high = (f"{peak / 2**20:,.0f}" for peak in peaks)
+    return [
+        row["scenario"],
+        row["trainer"],
+        f"{row['tokens_per_second']:.0f} ({speeds[0]:.0f}–{speeds[1]:.0f})",
+        f"{row['peak_memory_bytes'] / 2**20:,.0f} ({low}–{high})",
+        f"{row['ratio']:.2f}",
+    ]
+
+
+def _verdicts(scenario: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Speed against its target, and memory against TRL's."""
+    name, target = scenario["name"], scenario["target_ratio"]
+    peer = {r["trainer"]: r for r in rows if r["scenario"] == name}
+    ours, theirs = peer["prefillshare"], peer["trl"]
+    memory = ours["peak_memory_bytes"] / theirs["peak_memory_bytes"]
+    lines = [
+        f"- {name}, peak memory no higher: {memory:.2f} of TRL's, {_met(memory <= 1)}"
+    ]
+    if target is not None:
+        verdict = _met(ours["ratio"] >= target)
+        speed = f"- {name}, at least {target:g} times TRL's speed: {ours['ratio']:.2f}"
+        lines.insert(0, f"{speed}, {verdict}")
+    if ours["ratio"] < 1:
+        lines.append(f"- {name}: **TRL is faster here.**")
+    return "\n".join(lines)
+
+
+def _met(met: bool) -> str:
+    return "met" if met else "**not met**"
+
+
+def _method(config: Mapping[str, Any]) -> str:
+    return (
+        f"{_shapes(config)} Ids are random, and no example comes twice. Tokens are "
+        "those of the data set, prompts and responses; every example counts its whole "
+        "prompt, also where prefillshare computes a shared one once. In the "
+        "shared scenario the timed steps prefill the context themselves: what the "
+        "warm-up kept is thrown away.\n\n"
+        "Both trainers read the same examples in the same order, with the same "
+        "adapter, learning rate and batch; they took turns, each measurement in a "
+        "fresh process, whose peak resident memory is given whole. TRL: equal lengths, "
+        "so nothing is padded and packing has nothing to save (its padding-free "
+        "attention needs a GPU kernel); no gradient checkpointing, fused language "
+        "model head, fused AdamW.\n\n"
+        "The two do not train the same thing: TRL's decoder prefills for itself and "
+        "learns through its prompt, which costs a backward pass over it; ours reads "
+        "the frozen module's cache. What that costs in accuracy is on the other "
+        "pages.\n"
+    )
+
+
+def _shapes(config: Mapping[str, Any]) -> str:
+    return " ".join(
+        f"{s['name']}: {s['examples']} examples a step, "
+        + (f"{s['shared']} tokens that all begin with, then " if s["shared"] else "")
+        + f"{s['prompt']} of prompt and {s['response']} of response."
+        for s in config["scenarios"]
+    )
