@@ -32,7 +32,7 @@ class Learner:
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         rate, decay = settings.learning_rate, settings.weight_decay
         optimizer: torch.optim.Optimizer = (
-            torch.optim.AdamW(trained.values(), lr=rate, weight_decay=decay)
+            torch.optim.AdamW(trained.values(), lr=rate, weight_decay=decay, fused=True)
             if settings.optimizer == "adamw"
             else torch.optim.SGD(trained.values(), lr=rate, weight_decay=decay)
         )
