@@ -28,6 +28,8 @@ PACKED = "prefillshare_packed"
 DENSE = "prefillshare_dense"
 # Below this saving, one dense call beats a loop of small ones.
 _WORTH_IT = 1.5
+# What transformers' own function has to see to.
+_SPECIAL = ("position_bias", "softcap", "cache")
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,8 @@ def attend(
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of `query` `[1, H, T, D]` in the form that transformers calls it."""
-    if "position_bias" in options or not isinstance(attention_mask, PackedMask):
+    biased = options.get("position_bias") is not None
+    if biased or not isinstance(attention_mask, PackedMask):
         return _call(module, query, key, value, attention_mask, **options), None
     # Split once: the gradient of a slice is as long as what it was cut from.
     queries = _split(query, attention_mask.pieces)
@@ -177,7 +180,8 @@ def _call(
     **options: Any,
 ) -> torch.Tensor:
     """Torch's attention, `[1, T, H, D]`."""
-    if mask is None or query.device.type != "cpu" or "position_bias" in options:
+    special = any(options.get(name) is not None for name in _SPECIAL)
+    if mask is None or special or query.device.type != "cpu":
         output, _ = sdpa_attention_forward(module, query, key, value, mask, **options)
         return output
     # With a mask, transformers repeats keys and values for all heads, and autograd
