@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+METRICS_FILE = "metrics.jsonl"
+
 
 @dataclass(frozen=True)
 class StepLog:
@@ -21,12 +23,42 @@ class StepLog:
     seconds: float
     tokens: int
 
+    @property
+    def tokens_per_second(self) -> float:
+        """Over all processes."""
+        return self.tokens / self.seconds
+
+    def scalars(self) -> dict[str, float]:
+        """What trackers are told about the step."""
+        figures = {k: v for k, v in vars(self).items() if k not in ("step", "steps")}
+        return {**figures, "tokens_per_second": self.tokens_per_second}
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run's log comes to. `final_loss` in nats per response token."""
+
+    steps: int
+    final_loss: float
+    tokens: int
+    seconds: float
+
+    @classmethod
+    def of(cls, output: Path) -> RunSummary:
+        """The run that wrote into `output`, the steps before a resumption included."""
+        text = (output / METRICS_FILE).read_text()
+        entries = [json.loads(line) for line in text.splitlines()]
+        tokens = sum(entry["tokens"] for entry in entries)
+        seconds = sum(entry["seconds"] for entry in entries)
+        last = entries[-1]
+        return cls(last["step"], last["loss"], tokens, seconds)
+
 
 class MetricsLog:
     """`metrics.jsonl`: one line a step; a resumed run drops the lines it repeats."""
 
     def __init__(self, output: Path, step: int, is_main: bool) -> None:
-        self._path = output / "metrics.jsonl"
+        self._path = output / METRICS_FILE
         self._step, self._is_main = step, is_main
 
     def __enter__(self) -> MetricsLog:

@@ -72,6 +72,10 @@ class PrefillExperiment:
         """Where the tuned module is saved."""
         return self.settings.output / "module"
 
+    def directories(self) -> list[Path]:
+        """The module's alone."""
+        return [self.directory]
+
     def require_replaceable(self) -> None:
         """A module that decoders may have been trained on is never replaced."""
         if self.directory.exists():

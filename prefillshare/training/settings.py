@@ -86,6 +86,10 @@ class RunSettings(Config):
 
     `compile` compiles what is trained with torch.compile, once for all shapes; the
     backend `inductor` needs a C++ compiler. Compiled models attend with dense masks.
+
+    `report_to` names trackers that accelerate knows (tensorboard, wandb, trackio, …),
+    `none` for none. `push_to_hub` is the repository that the finished result is
+    uploaded to; each of several decoders goes to `REPOSITORY-NAME`.
     """
 
     model: Path
@@ -108,6 +112,17 @@ class RunSettings(Config):
     seed: int = 0
     checkpoint_every: int = Field(25, ge=1)
     resume: bool = True
+    report_to: list[str] | str = []
+    push_to_hub: str | None = None
+    hub_private: bool = True
+
+
+# What a resumed run, or a result that is reused, may differ in: it bears on where a
+# run works and whom it tells, not on what is learned.
+FREE_SETTINGS = frozenset(
+    {"model", "output", "checkpoint_every", "resume", "prefixes"}
+    | {"report_to", "push_to_hub", "hub_private"}
+)
 
 
 class TrainSettings(RunSettings):

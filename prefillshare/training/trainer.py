@@ -16,10 +16,12 @@ from accelerate import Accelerator
 from prefillshare.errors import CheckpointError, PrefillShareError
 from prefillshare.training.checkpoint import load_checkpoint, save_checkpoint
 from prefillshare.training.data import Example, Group
+from prefillshare.training.hub import publish, require_publishable
 from prefillshare.training.learner import Learner
 from prefillshare.training.metrics import MetricsLog, StepLog
+from prefillshare.training.reporting import Tracking
 from prefillshare.training.schedule import Schedule
-from prefillshare.training.settings import RunSettings
+from prefillshare.training.settings import FREE_SETTINGS, RunSettings
 
 Progress = Callable[[StepLog], None]
 
@@ -48,6 +50,9 @@ class Experiment(Protocol):
 
     def losses(self, examples: Sequence[Sequence[Example]]) -> Iterator[Loss]:
         """The losses of one pass over `examples[d]`, each backpropagated on its own."""
+
+    def directories(self) -> list[Path]:
+        """Where each result is saved."""
 
     def require_replaceable(self) -> None:
         """Raise unless the run may write its result where it would."""
@@ -95,17 +100,23 @@ class Trainer:
     def _run(self, progress: Progress) -> Path:
         settings = self.settings
         self.experiment.require_replaceable()
+        if self._is_main:
+            require_publishable(settings, self.experiment.directories())
         if settings.resume:
             self._resume()
-        with MetricsLog(settings.output, self.step, self._is_main) as log:
+        tracking = Tracking(settings, self.accelerator, self.step)
+        with MetricsLog(settings.output, self.step, self._is_main) as log, tracking:
             while self.step < settings.steps:
                 entry = self._train_step()
                 log.write(entry)
+                tracking.write(entry)
                 progress(entry)
                 if self.step % settings.checkpoint_every == 0:
                     self._checkpoint()
         saved = self.experiment.save() if self._is_main else None
         self.accelerator.wait_for_everyone()
+        if self._is_main:
+            publish(settings, self.experiment.directories())
         return saved or settings.output
 
     @property
@@ -216,7 +227,6 @@ class Trainer:
 
     def _resumable(self) -> str:
         """What a resumed run must share: settings, and the base by its identity."""
-        free = {"model", "output", "checkpoint_every", "resume", "prefixes"}
-        settings = self.settings.model_dump(mode="json", exclude=free)
+        settings = self.settings.model_dump(mode="json", exclude=set(FREE_SETTINGS))
         world = {"processes": self.accelerator.num_processes}
         return json.dumps({**self.experiment.identity(), **settings, **world})

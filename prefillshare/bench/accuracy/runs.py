@@ -26,7 +26,11 @@ from prefillshare.report import progress, say
 from prefillshare.training.decoders import DecoderExperiment, Workshop
 from prefillshare.training.metrics import StepLog
 from prefillshare.training.readable import PrefillExperiment
-from prefillshare.training.settings import RunSettings, TrainSettings
+from prefillshare.training.settings import (
+    FREE_SETTINGS,
+    RunSettings,
+    TrainSettings,
+)
 from prefillshare.training.trainer import Trainer
 
 
@@ -186,10 +190,9 @@ def _require_made_by(path: Path, key: str) -> None:
 
 
 def _key(training: RunSettings) -> str:
-    free = {"model", "output", "checkpoint_every", "resume", "prefixes"}
     about = {
         "base": ModelId.from_directory(training.model).digest,
-        "training": training.model_dump(mode="json", exclude=free),
+        "training": training.model_dump(mode="json", exclude=set(FREE_SETTINGS)),
     }
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
