@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from prefillshare.bench.accuracy.settings import AccuracySettings
-from prefillshare.bench.judge import JudgeSettings
+from prefillshare.bench.judge.experiment import JudgeSettings
 from prefillshare.bench.spine.settings import SpineSettings
-from prefillshare.bench.training import TrainingSpeedSettings
+from prefillshare.bench.training.experiment import TrainingSpeedSettings
 from prefillshare.config import Config, load_config
 from prefillshare.evals.comparison import EvalSettings
 from prefillshare.evals.sensitivity import SensitivitySettings

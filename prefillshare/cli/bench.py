@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 from prefillshare.bench.accuracy.experiment import run_accuracy
 from prefillshare.bench.accuracy.page import accuracy_page
 from prefillshare.bench.accuracy.settings import AccuracySettings
-from prefillshare.bench.judge import JudgeSettings, run_judge
-from prefillshare.bench.judge_page import judge_page
+from prefillshare.bench.judge.experiment import JudgeSettings, run_judge
+from prefillshare.bench.judge.page import judge_page
 from prefillshare.bench.plots import curves, require_matplotlib, save
 from prefillshare.bench.spine.experiment import run_spine
 from prefillshare.bench.spine.page import spine_page
 from prefillshare.bench.spine.settings import SpineSettings
-from prefillshare.bench.training import TrainingSpeedSettings, run_training_speed
-from prefillshare.bench.training_page import training_page
+from prefillshare.bench.training.experiment import (
+    TrainingSpeedSettings,
+    run_training_speed,
+)
+from prefillshare.bench.training.page import training_page
 from prefillshare.cli.command import ROOT, Options, Report, environment
 from prefillshare.config import Config, load_config
 from prefillshare.models.smollm2 import smollm2_directory

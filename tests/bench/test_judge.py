@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from prefillshare.bench.judge import JudgeSettings
+from prefillshare.bench.judge.experiment import JudgeSettings
 from prefillshare.cli import main
 from prefillshare.evals.consistency import judge_consistency, judged
 from prefillshare.training.settings import CaseFiles

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from prefillshare.bench.training import TrainingSpeedSettings, run_training_speed
-from prefillshare.bench.training_data import Scenario, generate
-from prefillshare.bench.training_page import training_page
+from prefillshare.bench.training.data import Scenario, generate
+from prefillshare.bench.training.experiment import (
+    TrainingSpeedSettings,
+    run_training_speed,
+)
+from prefillshare.bench.training.page import training_page
 from prefillshare.cli import main
 from prefillshare.config import load_config
 from prefillshare.errors import ConfigError, PrefillShareError

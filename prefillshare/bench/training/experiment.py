@@ -18,9 +18,9 @@ from typing import Any
 
 from pydantic import Field
 
-from prefillshare.bench.training_data import Scenario
-from prefillshare.bench.training_peer import require_trl
-from prefillshare.bench.training_work import Found, RunShape, TrainerName, Work
+from prefillshare.bench.training.data import Scenario
+from prefillshare.bench.training.peer import require_trl
+from prefillshare.bench.training.work import Found, RunShape, TrainerName, Work
 from prefillshare.errors import PrefillShareError
 from prefillshare.report import progress
 
@@ -83,7 +83,7 @@ def _measure(work: Work) -> Found:
     with tempfile.TemporaryDirectory(prefix="training-speed-") as folder:
         asked, answer = Path(folder) / "work.json", Path(folder) / "found.json"
         asked.write_text(work.model_dump_json(), encoding="utf-8")
-        command = [sys.executable, "-m", "prefillshare.bench.training_work"]
+        command = [sys.executable, "-m", "prefillshare.bench.training.work"]
         done = subprocess.run(
             [*command, str(asked), str(answer)],
             capture_output=True,

@@ -16,7 +16,7 @@ import torch
 from peft import LoraConfig
 from transformers import TrainerCallback
 
-from prefillshare.bench.training_data import units_of
+from prefillshare.bench.training.data import units_of
 from prefillshare.errors import ConfigError
 from prefillshare.models.loading import load_model, load_tokenizer
 from prefillshare.training.schedule import Schedule
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from trl.trainer.sft_config import SFTConfig
 
-    from prefillshare.bench.training_work import Found, Work
+    from prefillshare.bench.training.work import Found, Work
 
 
 def require_trl() -> None:
@@ -42,7 +42,7 @@ def trl(work: Work, folder: Path) -> Found:
     require_trl()
     from trl.trainer.sft_trainer import SFTTrainer
 
-    from prefillshare.bench.training_work import Laps
+    from prefillshare.bench.training.work import Laps
 
     laps = Laps(work.run.warmup_steps)
 

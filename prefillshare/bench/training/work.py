@@ -1,6 +1,6 @@
 """One measurement of the training benchmark: what is asked for, and what is found.
 
-    python -m prefillshare.bench.training_work WORK.json FOUND.json
+    python -m prefillshare.bench.training.work WORK.json FOUND.json
 
 A measurement runs in a process of its own, so that its peak memory is its own.
 """
@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from pydantic import Field
 from transformers import AutoConfig
 
-from prefillshare.bench.training_data import Scenario, generate, units_of
+from prefillshare.bench.training.data import Scenario, generate, units_of
 from prefillshare.config import Config
 from prefillshare.training.data import Group
 from prefillshare.training.decoders import DecoderExperiment
@@ -126,7 +126,7 @@ def measure(work: Work) -> Found:
     with tempfile.TemporaryDirectory(prefix="training-speed-") as folder:
         if work.trainer == "prefillshare":
             return _prefillshare(work, Path(folder))
-        from prefillshare.bench.training_peer import trl
+        from prefillshare.bench.training.peer import trl
 
         return trl(work, Path(folder))
 

@@ -1,0 +1,1 @@
+"""Training speed and memory, beside another trainer."""
