@@ -19,10 +19,10 @@ from prefillshare.cli.command import (
     Options,
     check_json_path,
     environment,
-    installed_version,
     write_report,
 )
 from prefillshare.errors import ConfigError, PrefillShareError
+from prefillshare.runtime import installed_version
 
 
 class Entry(NamedTuple):

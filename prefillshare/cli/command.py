@@ -7,7 +7,6 @@ arguments of its own, `add_arguments(parser: argparse.ArgumentParser) -> None`.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import math
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from prefillshare.errors import ConfigError
+from prefillshare.runtime import cpu_model, installed_version
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,7 +56,7 @@ def environment() -> dict[str, object]:
         "torch": installed_version("torch"),
         "transformers": installed_version("transformers"),
         "platform": platform.platform(),
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cpu_count": os.cpu_count(),
         "commit": _commit(),
     }
@@ -113,26 +113,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value
-
-
-def installed_version(package: str) -> str | None:
-    """The version of an installed package, without importing it."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        name, _, model = line.partition(":")
-        if name.strip() == "model name":
-            return model.strip()
-    return platform.processor() or platform.machine()
 
 
 def _commit() -> str | None:
