@@ -11,12 +11,14 @@ import pytest
 import yaml
 
 from prefillshare.bench.accuracy.experiment import run_accuracy
+from prefillshare.bench.accuracy.keys import chosen, chosen_task
 from prefillshare.bench.accuracy.modules import general_figures
 from prefillshare.bench.accuracy.runs import Run
 from prefillshare.bench.accuracy.settings import AccuracySettings, GeneralTests
 from prefillshare.bench.plots import curves, save
 from prefillshare.cli import main
 from prefillshare.errors import PrefillShareError
+from prefillshare.training.settings import FREE_SETTINGS, CaseFiles, TrainSettings
 
 CASES = {"kind": "casefile", "contexts": 2, "records": 6, "questions": 2}
 EXPERIMENT: dict[str, Any] = {
@@ -222,3 +224,18 @@ def test_a_resumed_curve_has_every_step_once(tmp_path: Path) -> None:
     run.save(tmp_path / "run.json")
     points = Run.load(tmp_path / "run.json", "key").curve["own"]["test"]
     assert points == [{"step": 2, "nll": 1.0, "exact_match": 1.0}]
+
+
+def test_a_key_says_what_was_chosen() -> None:
+    task = CaseFiles(agent="shipping")
+    wanted = {"kind": "casefile", "agent": "shipping", "depths": [1]}
+    assert chosen_task(task) == wanted
+    assert chosen_task(task.model_copy(update={"seed": 1}))["seed"] == 1
+    plain = TrainSettings(model=Path("a"), output=Path("b"), task=task)
+    listed = plain.model_copy(update={"task": None, "tasks": [task]})
+    assert chosen(plain, FREE_SETTINGS) == {"tasks": [chosen_task(task)]}
+    assert chosen(listed, FREE_SETTINGS) == chosen(plain, FREE_SETTINGS)
+    other = chosen(
+        plain.model_copy(update={"steps": 7, "resume": False}), FREE_SETTINGS
+    )
+    assert other == {"tasks": [chosen_task(task)], "steps": 7}

@@ -7,7 +7,6 @@ later is scored without training them again.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from prefillshare.bench.accuracy.keys import chosen, digest
 from prefillshare.bench.accuracy.scoring import Scorer, cells
 from prefillshare.bench.accuracy.settings import AccuracySettings
 from prefillshare.errors import PrefillShareError
@@ -28,7 +28,6 @@ from prefillshare.training.metrics import StepLog
 from prefillshare.training.readable import PrefillExperiment
 from prefillshare.training.settings import (
     FREE_SETTINGS,
-    RunSettings,
     TrainSettings,
 )
 from prefillshare.training.trainer import Trainer
@@ -189,12 +188,9 @@ def _require_made_by(path: Path, key: str) -> None:
         )
 
 
-def _key(training: RunSettings) -> str:
-    about = {
-        "base": ModelId.from_directory(training.model).digest,
-        "training": training.model_dump(mode="json", exclude=set(FREE_SETTINGS)),
-    }
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+def _key(training: TrainSettings | PrefillSettings) -> str:
+    base = ModelId.from_directory(training.model).digest
+    return digest({"base": base, "training": chosen(training, FREE_SETTINGS)})
 
 
 def _scores(fields: Mapping[str, Any]) -> Scores:

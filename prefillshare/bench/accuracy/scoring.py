@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prefillshare.bench.accuracy.keys import chosen_task, digest
 from prefillshare.bench.accuracy.settings import AccuracySettings
 from prefillshare.evals.runner import Scores, evaluate
 from prefillshare.models.decoder import Decoder
@@ -36,9 +35,8 @@ class Cell:
 
     def key(self, units: int | None) -> str:
         """A digest of what a score depends on, beside the decoder."""
-        task = self.task.model_dump(mode="json")
-        about = json.dumps([dict(self.changes), task, units], sort_keys=True)
-        return hashlib.sha256(about.encode()).hexdigest()[:16]
+        about = [dict(self.changes), chosen_task(self.task), units]
+        return digest(about)[:16]
 
 
 def cells(settings: AccuracySettings, system: str) -> Iterator[Cell]:
