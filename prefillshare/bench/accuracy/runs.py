@@ -28,6 +28,7 @@ from prefillshare.training.metrics import StepLog
 from prefillshare.training.readable import PrefillExperiment
 from prefillshare.training.settings import (
     FREE_SETTINGS,
+    PrefillSettings,
     TrainSettings,
 )
 from prefillshare.training.trainer import Trainer
