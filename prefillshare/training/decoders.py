@@ -22,6 +22,7 @@ from prefillshare.models.loading import (
     model_context_tokens,
 )
 from prefillshare.tasks.base import Task
+from prefillshare.training.card import write_decoder_card
 from prefillshare.training.data import Example, Group, Tokenisation
 from prefillshare.training.learner import Learner
 from prefillshare.training.packing import Packed, pack
@@ -177,9 +178,13 @@ class DecoderExperiment:
                 )
 
     def save(self) -> Path:
-        """Write every decoder."""
-        for decoder, directory in zip(self.decoders, self.directories(), strict=True):
+        """Write every decoder, with its card."""
+        device = self.base.device
+        results = zip(self.decoders, self.groups, self.directories(), strict=True)
+        for decoder, groups, directory in results:
             decoder.save(directory)
+            record, data = decoder.record, {decoder.record.name: groups}
+            write_decoder_card(directory, record, self.settings, data, device)
         first, *more = self.directories()
         return self.settings.output if more else first
 

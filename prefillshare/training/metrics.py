@@ -44,10 +44,15 @@ class RunSummary:
     seconds: float
 
     @classmethod
-    def of(cls, output: Path) -> RunSummary:
-        """The run that wrote into `output`, the steps before a resumption included."""
+    def of(cls, output: Path) -> RunSummary | None:
+        """The run that wrote into `output`, the steps before a resumption included.
+
+        None if the log is gone: a run that resumes at its end writes no line.
+        """
         text = (output / METRICS_FILE).read_text()
         entries = [json.loads(line) for line in text.splitlines()]
+        if not entries:
+            return None
         tokens = sum(entry["tokens"] for entry in entries)
         seconds = sum(entry["seconds"] for entry in entries)
         last = entries[-1]

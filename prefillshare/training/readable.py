@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from prefillshare.errors import CheckpointError
 from prefillshare.models.decoder import Decoder
 from prefillshare.models.loading import load_tokenizer
+from prefillshare.training.card import write_module_card
 from prefillshare.training.data import Example
 from prefillshare.training.decoders import Workshop
 from prefillshare.training.learner import Learner
@@ -85,13 +86,16 @@ class PrefillExperiment:
             )
 
     def save(self) -> Path:
-        """Write the module as a model directory, adapters merged."""
+        """Write the module as a model directory, adapters merged, with its card."""
         fresh = self.directory.with_name("module.partial")
         shutil.rmtree(fresh, ignore_errors=True)
         model = self.module.model
         merged = model.merge_and_unload() if self.settings.method == "lora" else model
         merged.save_pretrained(str(fresh))
         load_tokenizer(self.settings.model).save_pretrained(str(fresh))
+        names = [each.record.name for each in self._readers] or ["all tasks"]
+        data = dict(zip(names, self.groups, strict=True))
+        write_module_card(fresh, self.settings, data, self.workshop.base.device)
         fresh.rename(self.directory)
         return self.directory
 
