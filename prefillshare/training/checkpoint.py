@@ -9,6 +9,7 @@ from pickle import UnpicklingError  # torch raises it; nothing is unpickled
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -75,6 +76,26 @@ def load_checkpoint(
             f"the checkpoint {directory} cannot be read: {error}; delete it to start "
             "over"
         ) from error
+
+
+def random_states(accelerator: Accelerator) -> list[torch.Tensor]:
+    """The states of torch's generators on all processes, `[P, bytes]` each.
+
+    Every process has one for the CPU and, where it has an accelerator, one for that.
+    """
+    states = [torch.get_rng_state()]
+    if accelerator.device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(accelerator.device))
+    gathered = [accelerator.gather(s[None].to(accelerator.device)) for s in states]
+    return [each.cpu() for each in gathered]
+
+
+def set_random_states(accelerator: Accelerator, states: list[torch.Tensor]) -> None:
+    """Take `random_states` back."""
+    own = [state[accelerator.process_index] for state in states]
+    torch.set_rng_state(own[0])
+    if len(own) > 1 and accelerator.device.type == "cuda":
+        torch.cuda.set_rng_state(own[1], accelerator.device)
 
 
 def _swap(fresh: Path, directory: Path) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from peft import LoraConfig
 from transformers import PreTrainedModel
 
@@ -33,7 +32,13 @@ from prefillshare.training.schemes.cached import Cached
 from prefillshare.training.schemes.icarus import Icarus
 from prefillshare.training.schemes.one_row import OnePass, Own
 from prefillshare.training.schemes.recompute import Recompute
-from prefillshare.training.settings import RunSettings, TrainSettings, build_task
+from prefillshare.training.settings import (
+    PrefixSettings,
+    RunSettings,
+    TrainSettings,
+    build_task,
+)
+from prefillshare.training.sharding.choice import strategy_of
 from prefillshare.training.trainer import Loss, Trainer
 
 
@@ -129,6 +134,18 @@ class DecoderExperiment:
         ]
         self.scheme = scheme_of(settings, self.base, self.store)
 
+    @property
+    def frozen(self) -> list[PreTrainedModel]:
+        """The base."""
+        return [self.base]
+
+    @property
+    def unsplittable(self) -> str | None:
+        """Examples one by one, and layers by themselves, need whole models."""
+        if needs_one_by_one(self.base.config):
+            return f"{self.settings.model} has recurrent layers"
+        return "`prefill: recompute` is set" if self.settings.recompute else None
+
     def identity(self) -> dict[str, Any]:
         """The base by its digest."""
         return {"model": self.workshop.model_id.digest}
@@ -188,6 +205,11 @@ class DecoderExperiment:
         first, *more = self.directories()
         return self.settings.output if more else first
 
+    def adopt(self, models: Sequence[Any]) -> None:
+        """Each decoder's model."""
+        for decoder, model in zip(self.decoders, models, strict=True):
+            decoder.model = model
+
     def close(self) -> None:
         """Delete stored prefixes."""
         self.store.close()
@@ -225,6 +247,10 @@ def scheme_of(
 
 def decoder_trainer(settings: TrainSettings) -> Trainer:
     """A trainer for the decoders of `settings`."""
-    accelerator = Accelerator()
-    experiment = DecoderExperiment(settings, accelerator.device)
-    return Trainer(settings, experiment, accelerator)
+    strategy = strategy_of(settings)
+    if strategy.lockstep:
+        # What is stored differs between processes, and so would their forward passes.
+        off = PrefixSettings(memory_bytes=0)
+        settings = settings.model_copy(update={"prefixes": off})
+    experiment = DecoderExperiment(settings, strategy.device)
+    return Trainer(settings, experiment, strategy.accelerator, strategy)

@@ -13,7 +13,7 @@ from prefillshare.training.objective import learning_rate_factor
 from prefillshare.training.settings import RunSettings
 
 
-@dataclass(frozen=True)
+@dataclass
 class Learner:
     """`trained` are the parameters that the optimizer moves, by name."""
 
@@ -29,14 +29,13 @@ class Learner:
             checkpoint_activations(model)
         if settings.compile:
             compile_layers(model, settings.compile_backend)
-        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        rate, decay = settings.learning_rate, settings.weight_decay
-        optimizer: torch.optim.Optimizer = (
-            torch.optim.AdamW(trained.values(), lr=rate, weight_decay=decay, fused=True)
-            if settings.optimizer == "adamw"
-            else torch.optim.SGD(trained.values(), lr=rate, weight_decay=decay)
-        )
-        return cls(name, model, trained, optimizer)
+        trained = trained_parameters(model)
+        return cls(name, model, trained, optimizer_over(trained, settings))
+
+    def renew(self, settings: RunSettings) -> None:
+        """A fresh optimizer, over the parameters that the model has by now."""
+        self.trained = trained_parameters(self.model)
+        self.optimizer = optimizer_over(self.trained, settings)
 
     def set_rate(self, step: int, settings: RunSettings) -> float:
         """Set and return the learning rate of `step`."""
@@ -52,6 +51,21 @@ class Learner:
         torch.nn.utils.clip_grad_norm_(list(self.trained.values()), max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+
+def trained_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
+    """Those that have gradients, by name."""
+    return {n: p for n, p in model.named_parameters() if p.requires_grad}
+
+
+def optimizer_over(
+    trained: dict[str, torch.nn.Parameter], settings: RunSettings
+) -> torch.optim.Optimizer:
+    """The optimizer that `settings` name."""
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(trained.values(), lr=rate, weight_decay=decay)
+    return torch.optim.AdamW(trained.values(), lr=rate, weight_decay=decay, fused=True)
 
 
 def compile_layers(model: Any, backend: str) -> None:

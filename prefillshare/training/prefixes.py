@@ -38,6 +38,10 @@ class PrefixStore:
                 prefix="prefixes-", dir=folder
             )
 
+    def __bool__(self) -> bool:
+        """Whether it may hold anything."""
+        return self._memory_bytes + self._disk_bytes > 0
+
     def get(self, ids: Sequence[int], compute: Callable[[], Layers]) -> Layers:
         """What is stored under `ids`, or what `compute` makes, which is then stored."""
         key = xxhash.xxh3_128_hexdigest(torch.tensor(ids).numpy().tobytes())

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 
 from prefillshare.errors import CheckpointError
 from prefillshare.models.decoder import Decoder
@@ -28,6 +27,7 @@ from prefillshare.training.schemes.base import score
 from prefillshare.training.schemes.cached import Cached
 from prefillshare.training.schemes.one_row import Own
 from prefillshare.training.settings import PrefillSettings, build_task
+from prefillshare.training.sharding.choice import strategy_of
 from prefillshare.training.trainer import Loss, Trainer
 
 
@@ -52,6 +52,16 @@ class PrefillExperiment:
                 Learner.of(each.record.name, each.model, settings)
                 for each in self._readers
             ]
+
+    @property
+    def frozen(self) -> list[Any]:
+        """None: what is read is trained."""
+        return []
+
+    @property
+    def unsplittable(self) -> str | None:
+        """A joint loss belongs to two models."""
+        return "`mode: joint` is set" if self._readers else None
 
     def identity(self) -> dict[str, Any]:
         """The base by its digest."""
@@ -99,12 +109,16 @@ class PrefillExperiment:
         fresh.rename(self.directory)
         return self.directory
 
+    def adopt(self, models: Sequence[Any]) -> None:
+        """The module's model."""
+        self.module.model = models[0]
+
     def close(self) -> None:
         """Nothing is held."""
 
 
 def prefill_trainer(settings: PrefillSettings) -> Trainer:
     """A trainer for the prefill module of `settings`."""
-    accelerator = Accelerator()
-    experiment = PrefillExperiment(settings, accelerator.device)
-    return Trainer(settings, experiment, accelerator)
+    strategy = strategy_of(settings)
+    experiment = PrefillExperiment(settings, strategy.device)
+    return Trainer(settings, experiment, strategy.accelerator, strategy)

@@ -13,8 +13,13 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 
-from prefillshare.errors import CheckpointError, PrefillShareError
-from prefillshare.training.checkpoint import load_checkpoint, save_checkpoint
+from prefillshare.errors import CheckpointError, ConfigError, PrefillShareError
+from prefillshare.training.checkpoint import (
+    load_checkpoint,
+    random_states,
+    save_checkpoint,
+    set_random_states,
+)
 from prefillshare.training.data import Example, Group
 from prefillshare.training.hub import publish, require_publishable
 from prefillshare.training.learner import Learner
@@ -22,6 +27,7 @@ from prefillshare.training.metrics import MetricsLog, StepLog
 from prefillshare.training.reporting import Tracking
 from prefillshare.training.schedule import Schedule
 from prefillshare.training.settings import FREE_SETTINGS, RunSettings
+from prefillshare.training.sharding.base import Whole
 
 Progress = Callable[[StepLog], None]
 
@@ -43,7 +49,15 @@ class Experiment(Protocol):
 
     @property
     def learners(self) -> Sequence[Learner]:
-        """What the optimizers move."""
+        """What the optimizers move; a loss of stream d is that of learner d."""
+
+    @property
+    def frozen(self) -> Sequence[Any]:
+        """Models that are read only."""
+
+    @property
+    def unsplittable(self) -> str | None:
+        """Why its models must stay whole on every process, if they must."""
 
     def identity(self) -> dict[str, Any]:
         """What a resumed run must share beside the settings."""
@@ -57,6 +71,9 @@ class Experiment(Protocol):
     def require_replaceable(self) -> None:
         """Raise unless the run may write its result where it would."""
 
+    def adopt(self, models: Sequence[Any]) -> None:
+        """Save `models[i]` as what learner i trained: the same, but whole."""
+
     def save(self) -> Path:
         """Write the result; returns its directory."""
 
@@ -68,8 +85,17 @@ class Trainer:
     """Runs one experiment."""
 
     def __init__(
-        self, settings: RunSettings, experiment: Experiment, accelerator: Accelerator
+        self,
+        settings: RunSettings,
+        experiment: Experiment,
+        accelerator: Accelerator,
+        strategy: Whole | None = None,
     ) -> None:
+        """`strategy` says how models lie on the processes; by default whole.
+
+        Raises:
+            ConfigError: the experiment's models cannot be split.
+        """
         self.settings = settings
         self.experiment = experiment
         self.accelerator = accelerator
@@ -79,6 +105,13 @@ class Trainer:
             for groups in experiment.groups
         ]
         self.step = 0
+        self._strategy = strategy or Whole(accelerator, settings)
+        if self._strategy.name != Whole.name and experiment.unsplittable:
+            raise ConfigError(
+                f"{experiment.unsplittable}, so its models cannot be split by "
+                f"{self._strategy.name}; launch without that accelerate configuration"
+            )
+        self._strategy.prepare(experiment.learners, experiment.frozen)
 
     def run(self, progress: Progress) -> Path:
         """Train to the last step and save; returns the result's directory.
@@ -113,6 +146,8 @@ class Trainer:
                 progress(entry)
                 if self.step % settings.checkpoint_every == 0:
                     self._checkpoint()
+        models = [self._strategy.whole(each) for each in self.experiment.learners]
+        self.experiment.adopt(models)
         saved = self.experiment.save() if self._is_main else None
         self.accelerator.wait_for_everyone()
         if self._is_main:
@@ -132,18 +167,19 @@ class Trainer:
         tokens = [schedule.tokens(self.step) for schedule in self._schedules]
         read = 0
         losses = torch.zeros(len(tokens), dtype=torch.float64)
-        for examples in self._passes():
+        passes = self._passes()
+        for i, examples in enumerate(passes, start=1):
             read += sum(example.tokens for part in examples for example in part)
             for loss in self.experiment.losses(examples):
                 # Means over the step's tokens, however they are cut into passes.
                 mean = loss.value / tokens[loss.data]
-                torch.autograd.backward(mean)
+                learner = self.experiment.learners[loss.data]
+                self._strategy.backward(learner, mean, last=i == len(passes))
                 losses[loss.data] += mean.item()
         losses = self.accelerator.reduce(losses.to(self.accelerator.device), "sum")
         self._require_finite(losses)
-        self._sum_gradients()
         for learner in self.experiment.learners:
-            learner.update(settings.max_grad_norm)
+            self._strategy.update(learner)
         self.step += 1
         seconds = time.perf_counter() - began
         world = self.accelerator.num_processes
@@ -151,16 +187,18 @@ class Trainer:
             self.step, settings.steps, losses.mean().item(), rate, seconds, read * world
         )
 
-    def _passes(self) -> Iterator[list[list[Example]]]:
+    def _passes(self) -> list[list[list[Example]]]:
         """This process's examples of this step, by pass and data stream."""
         rank = self.accelerator.process_index
         units = [schedule.of(self.step, rank) for schedule in self._schedules]
         size = self.settings.batch.units_per_pass or self.settings.batch.units
-        for first in range(0, self.settings.batch.units, size):
-            yield [
+        return [
+            [
                 [example for group in stream[first : first + size] for example in group]
                 for stream in units
             ]
+            for first in range(0, self.settings.batch.units, size)
+        ]
 
     def _require_finite(self, losses: torch.Tensor) -> None:
         if not torch.isfinite(losses).all():
@@ -170,29 +208,20 @@ class Trainer:
                 "dtype; the last checkpoint is untouched"
             )
 
-    def _sum_gradients(self) -> None:
-        # By hand: the model runs several times a step, which a gradient-bucketing
-        # wrapper does not allow.
-        if self.accelerator.num_processes > 1:
-            for learner in self.experiment.learners:
-                for parameter in learner.trained.values():
-                    if parameter.grad is not None:
-                        parameter.grad = self.accelerator.reduce(parameter.grad, "sum")
-
     def _checkpoint(self) -> None:
+        learners, strategy = self.experiment.learners, self._strategy
+        weights = {
+            f"{learner.name}/{name}": tensor
+            for learner in learners
+            for name, tensor in strategy.weights(learner).items()
+        }
+        state = {
+            "step": self.step,
+            "optimizers": [strategy.optimizer_state(each) for each in learners],
+            "rng": random_states(self.accelerator),
+            "settings": self._resumable(),
+        }
         if self._is_main:
-            learners = self.experiment.learners
-            weights = {
-                f"{learner.name}/{name}": parameter.detach()
-                for learner in learners
-                for name, parameter in learner.trained.items()
-            }
-            state = {
-                "step": self.step,
-                "optimizers": [each.optimizer.state_dict() for each in learners],
-                "rng": torch.get_rng_state(),
-                "settings": self._resumable(),
-            }
             save_checkpoint(self._checkpoint_directory, weights, state)
         self.accelerator.wait_for_everyone()
 
@@ -204,10 +233,10 @@ class Trainer:
         self._require_same_run(json.loads(state["settings"]))
         learners = self.experiment.learners
         for learner, optimizer in zip(learners, state["optimizers"], strict=True):
-            for name, parameter in learner.trained.items():
-                parameter.data.copy_(weights[f"{learner.name}/{name}"])
-            learner.optimizer.load_state_dict(optimizer)
-        torch.set_rng_state(state["rng"])
+            prefix = f"{learner.name}/"
+            own = {n: weights[prefix + n] for n in learner.trained}
+            self._strategy.restore(learner, own, optimizer)
+        set_random_states(self.accelerator, state["rng"])
         self.step = state["step"]
 
     def _require_same_run(self, theirs: dict[str, Any]) -> None:
@@ -228,5 +257,8 @@ class Trainer:
     def _resumable(self) -> str:
         """What a resumed run must share: settings, and the base by its identity."""
         settings = self.settings.model_dump(mode="json", exclude=set(FREE_SETTINGS))
-        world = {"processes": self.accelerator.num_processes}
+        world = {
+            "processes": self.accelerator.num_processes,
+            "sharding": self._strategy.name,
+        }
         return json.dumps({**self.experiment.identity(), **settings, **world})

@@ -62,7 +62,7 @@ class Cached:
     def _first(self, packed: Packed) -> Layers | None:
         """The first piece's keys and values, out of the store or computed for it."""
         pieces = packed.prefill.pieces
-        if self._store is None or not pieces or not _is_worth_storing(packed):
+        if not self._store or not pieces or not _is_worth_storing(packed):
             return None
         first = Row(pieces[:1])
         return self._store.get(
