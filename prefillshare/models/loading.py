@@ -18,6 +18,7 @@ from transformers import (
 
 from prefillshare.errors import ConfigError
 from prefillshare.kv.layout import KVLayout
+from prefillshare.models.prompt import require_generation_prompt
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
@@ -35,7 +36,8 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model directory.
 
     Raises:
-        ConfigError: no model lies there, or it has no chat template.
+        ConfigError: no model lies there, it has no chat template, or one whose prompts
+            do not end where an answer begins.
     """
     require_model_directory(directory)
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
@@ -46,6 +48,7 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
             f"the tokenizer in {directory} has no chat template; add a "
             "chat_template.jinja: the prompt layout is the prefill module's"
         )
+    require_generation_prompt(tokenizer)
     return tokenizer
 
 

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from prefillshare.errors import DataError
+from prefillshare.errors import ConfigError, DataError
 
 Boundary = Literal["last_token", "suffix"]
 Message = dict[str, str]
@@ -70,12 +71,51 @@ def lay_out(
 def _render(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation: bool
 ) -> list[int]:
-    text = tokenizer.apply_chat_template(
-        list(messages), tokenize=False, add_generation_prompt=generation
-    )
+    text = _text(tokenizer, messages, generation=generation)
     # The template writes its own special tokens.
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids
+
+
+def require_generation_prompt(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise unless a prompt of the chat template ends where an answer begins.
+
+    Either the template opens the assistant's turn when it is asked to
+    (`add_generation_prompt`), or its answers follow the user's turn with no opening.
+    Otherwise a decoder would have to generate the opening, which no boundary allows
+    for: it is in the transcript, and in nobody's answer.
+
+    Raises:
+        ConfigError: it does neither.
+    """
+    question = {"role": "user", "content": "question"}
+    answer = {"role": "assistant", "content": "answer"}
+    try:
+        prompt = _text(tokenizer, [question], generation=True)
+        if prompt != _text(tokenizer, [question], generation=False):
+            return
+        transcript = _text(tokenizer, [question, answer], generation=False)
+    except TemplateError:
+        # Such a template speaks for itself, prompt by prompt.
+        return
+    opening, _, _ = transcript.removeprefix(prompt).partition("answer")
+    if opening.strip() or not transcript.startswith(prompt):
+        raise ConfigError(
+            f"the chat template writes {opening!r} before an answer in a transcript, "
+            "but nothing at the end of a prompt: it ignores add_generation_prompt; "
+            "supply a template (chat_template.jinja beside the model) that ends with "
+            "{% if add_generation_prompt %}…{% endif %}"
+        )
+
+
+def _text(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation: bool
+) -> str:
+    return str(
+        tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=generation
+        )
+    )
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from prefillshare.errors import DataError
-from prefillshare.models.prompt import lay_out
-from prefillshare.models.tiny import tiny_tokenizer
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from prefillshare.errors import ConfigError, DataError
+from prefillshare.models.loading import load_tokenizer
+from prefillshare.models.prompt import lay_out, require_generation_prompt
+from prefillshare.models.tiny import save_tiny_model, tiny_tokenizer
 
 MESSAGES = [
     {"role": "system", "content": "the context"},
@@ -51,3 +55,48 @@ def test_a_template_that_ignores_the_messages_is_refused() -> None:
     tokenizer.chat_template = "{{ messages | length }}"
     with pytest.raises(DataError, match="must render the messages in order"):
         lay_out(tokenizer, MESSAGES, "x", "suffix")
+
+
+CHATML = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+)
+# The answer follows the user's turn: nothing opens it.
+INSTRUCT = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}[I] {{ m['content'] }} [/I]"
+    "{% else %} {{ m['content'] }}<|end|>{% endif %}{% endfor %}"
+)
+FORGETFUL = (
+    "{% for m in messages[:1] %}{{ m['content'] }}{% endfor %}!{{ messages | length }}"
+)
+
+
+def with_template(template: str) -> PreTrainedTokenizerFast:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("template", "opening"), [(CHATML, "<|assistant|>"), (FORGETFUL, "question!2")]
+)
+def test_a_template_without_a_generation_prompt_is_refused_when_it_is_loaded(
+    tmp_path: Path, template: str, opening: str
+) -> None:
+    directory = save_tiny_model(tmp_path)
+    with_template(template).save_pretrained(directory)
+    with pytest.raises(ConfigError) as caught:
+        load_tokenizer(directory)
+    assert f"writes {opening!r} before an answer" in str(caught.value)
+    assert "ends with {% if add_generation_prompt %}" in str(caught.value)
+
+
+def test_a_template_whose_answers_need_no_opening_is_laid_out_exactly() -> None:
+    tokenizer = with_template(INSTRUCT)
+    require_generation_prompt(tokenizer)
+    prompt = lay_out(tokenizer, [{"role": "user", "content": "hi"}], "", "last_token")
+    assert tokenizer.decode(list(prompt.token_ids)) == "[I] hi [/I]"
+    assert tokenizer.decode(list(prompt.remainder)) == "]"
+
+
+def test_a_template_that_refuses_the_question_is_judged_by_its_prompts() -> None:
+    require_generation_prompt(with_template("{{ raise_exception('no system') }}"))
