@@ -8,6 +8,7 @@
     ├── UnsupportedModelError    a model's KV cache cannot be shared (yet), and why
     ├── CheckpointError          a checkpoint cannot be written or read
     ├── DataError                an example cannot be trained or evaluated on
+    │   └── PromptLossError      a loss would fall on prompt tokens
     ├── SandboxError             this machine cannot confine an untrusted program
     ├── CapacityError            memory for KV blocks is used up
     ├── RequestError             a client asked for something impossible
@@ -51,6 +52,10 @@ class CheckpointError(PrefillShareError):
 
 class DataError(PrefillShareError):
     """An example cannot be trained or evaluated on."""
+
+
+class PromptLossError(DataError):
+    """An example is cut so that a loss would fall on prompt tokens."""
 
 
 class SandboxError(PrefillShareError):

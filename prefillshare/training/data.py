@@ -12,6 +12,7 @@ from prefillshare.errors import DataError
 from prefillshare.models.prompt import Boundary, Prompt, lay_out
 from prefillshare.tasks.base import Sample, Split, Task, Unit
 from prefillshare.training.fields import Field, token_fields
+from prefillshare.training.seams import say_merges
 
 
 @dataclass(frozen=True)
@@ -64,19 +65,39 @@ class Tokenisation:
         """All units of a split.
 
         Raises:
-            DataError: the split is empty, or a sample is empty or too long.
+            DataError: the split is empty, or a unit or sample is empty or too long.
         """
         units = task.units(split)
         if not any(units):
             raise DataError(
                 f"task {task.name!r} has no {split} examples; check its data"
             )
-        return [self.group(unit) for unit in units]
+        name = f"{split} unit {{}} of task {task.name!r}"
+        groups = [self.group(u, name.format(i)) for i, u in enumerate(units)]
+        seams = [
+            (example.prompt.token_ids, sample.answer)
+            for unit, group in zip(units, groups, strict=True)
+            for sample, example in zip(unit, group, strict=True)
+        ]
+        say_merges(self.tokenizer, f"task {task.name!r}, {split}", seams)
+        return groups
 
-    def group(self, unit: Unit) -> Group:
-        """One unit's examples, in order."""
+    def group(self, unit: Unit, name: str = "a unit") -> Group:
+        """One unit's examples, in order; `name` is what errors call it.
+
+        Raises:
+            DataError: it is empty, or one of its samples is empty or too long.
+        """
+        if not unit:
+            raise DataError(f"{name} has no examples: nothing to learn; drop it")
         ends: dict[str, list[int]] = {}
-        return tuple(self._example(sample, ends) for sample in unit)
+        examples = []
+        for i, sample in enumerate(unit):
+            try:
+                examples.append(self._example(sample, ends))
+            except DataError as error:
+                raise DataError(f"example {i} of {name}: {error}") from error
+        return tuple(examples)
 
     def _example(self, sample: Sample, ends: dict[str, list[int]]) -> Example:
         prompt = lay_out(self.tokenizer, sample.messages, sample.suffix, self.boundary)
@@ -84,8 +105,8 @@ class Tokenisation:
         total = len(prompt.token_ids) + len(response)
         if total > self.max_tokens:
             raise DataError(
-                f"an example has {total} tokens ({len(response)} of them the response "
-                f"{sample.answer[:40]!r}…), but the model's context is "
+                f"it has {total} tokens (prompt {len(prompt.token_ids)}, response "
+                f"{sample.answer[:40]!r}… {len(response)}), but the model's context is "
                 f"{self.max_tokens}; drop it, shorten its context, or take a model "
                 "with a longer one"
             )
@@ -107,7 +128,8 @@ class Tokenisation:
         if not ids:
             asked = sample.messages[-1]["content"][:60]
             raise DataError(
-                f"the response to {asked!r} is empty: nothing to learn; drop the row"
+                f"the response to {asked!r} is empty (0 tokens): nothing to learn; "
+                "drop the row"
             )
         return (*ids, self.tokenizer.eos_token_id)
 

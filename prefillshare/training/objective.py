@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from prefillshare.errors import PromptLossError
 from prefillshare.training.data import Example
 
 
@@ -75,10 +76,15 @@ class ResponsePlaces:
 
     @classmethod
     def of(cls, examples: Sequence[Example], device: torch.device) -> ResponsePlaces:
-        """For examples whose `decoder_ids` lie one behind the other."""
+        """For examples whose `decoder_ids` lie one behind the other.
+
+        Raises:
+            PromptLossError: a response does not start behind its boundary.
+        """
         at: list[int] = []
         start = 0
-        for example in examples:
+        for index, example in enumerate(examples):
+            _require_response_behind_boundary(index, example)
             # Position i predicts token i + 1: the last prompt token the first.
             first = start + len(example.prompt.remainder) - 1
             at += range(first, first + len(example.response))
@@ -89,6 +95,17 @@ class ResponsePlaces:
             torch.tensor(x, device=device) for x in (at, labels, owner)
         )
         return cls(at_R, labels_R, owner_R)
+
+
+def _require_response_behind_boundary(index: int, example: Example) -> None:
+    boundary, start = example.prompt.boundary, len(example.prompt.token_ids)
+    # The decoder reads `start - 1` itself, to predict the first response token there.
+    if not 0 <= boundary < start:
+        raise PromptLossError(
+            f"the response of example {index} starts at token {start}, and its "
+            f"boundary is at {boundary}: the places of its loss would be prompt tokens "
+            "of this or another example; lay prompts out with `models.prompt.lay_out`"
+        )
 
 
 def learning_rate_factor(step: int, *, warmup: int, steps: int) -> float:

@@ -6,7 +6,7 @@ import pytest
 
 from prefillshare.errors import DataError
 from prefillshare.models.tiny import tiny_tokenizer
-from prefillshare.tasks.base import Sample
+from prefillshare.tasks.base import Marks, Sample, Split, Task, Unit
 from prefillshare.tasks.casefile import CaseFileTask
 from prefillshare.training.data import Tokenisation
 from tests.training.examples import tokenisation
@@ -30,10 +30,59 @@ def test_contexts_grow_from_records_to_records_max() -> None:
     assert [context.count(": item ") for context in contexts] == [2, 5, 8, 11]
 
 
-def test_examples_that_cannot_be_learned_are_named() -> None:
-    message = {"role": "user", "content": "what is it?"}
-    with pytest.raises(DataError, match="the response to 'what is it\\?' is empty"):
-        tokenisation().group((Sample((message,), "", ""),))
-    short = Tokenisation(tiny_tokenizer(), "last_token", max_tokens=8)
-    with pytest.raises(DataError, match="but the model's context is 8"):
-        short.group((Sample((message,), "", "it"),))
+def units_of(*units: Unit) -> Task:
+    """A task that has exactly these."""
+
+    class Given:
+        name, suffix = "given", ""
+
+        def units(self, split: Split) -> list[Unit]:
+            return list(units)
+
+        def score(self, sample: Sample, response: str) -> Marks:
+            return {}
+
+    return Given()
+
+
+def asked(question: str, answer: str) -> Sample:
+    return Sample(({"role": "user", "content": question},), "", answer)
+
+
+GOOD = asked("what?", "it")
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (
+            (GOOD, asked("why so?", "")),
+            "example 1 of train unit 1 .*response to 'why so\\?' is empty .0 tokens.",
+        ),
+        (
+            (asked("w" * 40, "long" * 3),),
+            "example 0 of train unit 1 .*56 tokens .prompt 43, response 'l.* 13., .*40",
+        ),
+        ((), "train unit 1 of task 'given' has no examples: nothing to learn; drop it"),
+        (
+            (Sample((), "", "it"),),
+            "example 0 of train unit 1 of task 'given': .* at least one message",
+        ),
+    ],
+    ids=["empty", "oversize", "no examples", "no messages"],
+)
+def test_examples_that_cannot_be_learned_are_named(bad: Unit, message: str) -> None:
+    short = Tokenisation(tiny_tokenizer(), "last_token", max_tokens=40)
+    with pytest.raises(DataError, match=message):
+        short.groups(units_of((GOOD,), bad), "train")
+
+
+def test_a_split_without_examples_is_named() -> None:
+    with pytest.raises(DataError, match="'given' has no test examples; check its data"):
+        tokenisation().groups(units_of(), "test")
+
+
+def test_an_example_as_long_as_the_context_is_learned() -> None:
+    (group,) = tokenisation().groups(units_of((GOOD,)), "train")
+    exact = Tokenisation(tiny_tokenizer(), "last_token", group[0].tokens)
+    assert exact.groups(units_of((GOOD,)), "train") == [group]
