@@ -35,6 +35,13 @@ STAGES: dict[str, type[RunSettings]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to train, with how many processes, or in this one."""
+    parser.epilog = (
+        "In the configuration, report_to names trackers that are told of every step "
+        "(tensorboard, wandb, trackio, ...), and push_to_hub the repository that the "
+        "result is uploaded to, private unless hub_private is false. The result "
+        "carries a model card. A run that was cut goes on from its last checkpoint "
+        "unless resume is false."
+    )
     parser.add_argument(
         "stage",
         nargs="?",
@@ -73,6 +80,8 @@ def _train(settings: RunSettings) -> Report:
         saved = trainer.run(show)
     if trainer.accelerator.is_main_process:
         say(f"saved {saved}")
+        if settings.push_to_hub is not None:
+            say(f"uploaded to {settings.push_to_hub}")
     key = "decoder" if isinstance(settings, TrainSettings) else "module"
     return Report(settings.model_dump(mode="json"), {key: str(saved), "losses": losses})
 

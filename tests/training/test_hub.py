@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from prefillshare.cli import main
 from prefillshare.errors import ConfigError, PrefillShareError
 from prefillshare.models.decoder import DecoderRecord
 from prefillshare.training.decoders import decoder_trainer
@@ -47,6 +49,21 @@ def test_a_finished_decoder_is_uploaded_whole_and_private(
     assert hub.files == {"lab/reader": contents(saved)}
     assert "adapter_model.safetensors" in hub.files["lab/reader"]
     assert hub.private == {"lab/reader": True}
+
+
+def test_the_command_says_where_the_result_went(
+    tiny_directory: Path, tmp_path: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = {
+        "model": tiny_directory, "output": tmp_path, "dtype": "float64", "steps": 1,
+        "push_to_hub": "lab/reader", "task": json.dumps(TASK.model_dump()),
+    }  # fmt: skip
+    overrides = [word for k, v in run.items() for word in ("--set", f"{k}={v}")]
+    assert main(["train", "--in-process", *overrides]) == 0
+    assert "uploaded to lab/reader" in capsys.readouterr().out
+    hub.accepts = 0
+    assert main(["train", "--in-process", *overrides]) == 1
+    assert "by hand: hf upload lab/reader" in capsys.readouterr().err
 
 
 def test_a_repository_of_ones_own_is_replaced_and_may_be_public(

@@ -12,6 +12,7 @@ from accelerate.tracking import GeneralTracker
 from accelerate.utils import LoggerType
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from prefillshare.cli import main
 from prefillshare.config import load_config
 from prefillshare.errors import ConfigError
 from prefillshare.training.decoders import decoder_trainer
@@ -146,3 +147,13 @@ def test_names_are_checked_and_come_from_overrides(tmp_path: Path) -> None:
     overrides = [f"model={tmp_path}", f"output={tmp_path}", "report_to=[tensorboard]"]
     assert load_config(RunSettings, None, overrides).report_to == ["tensorboard"]
     assert tracker_names(["tensorboard", "tensorboard", "none"]) == ["tensorboard"]
+
+
+def test_the_help_of_train_mentions_what_is_reported_and_uploaded(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    said = capsys.readouterr().out
+    for word in ("report_to", "push_to_hub", "hub_private", "model card", "resume"):
+        assert word in said
