@@ -50,7 +50,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="decoders (default), or a prefill module that is tuned to be read",
     )
     parser.add_argument(
-        "--processes", type=int, default=1, metavar="N", help="processes to launch"
+        "--processes",
+        type=int,
+        metavar="N",
+        help="processes to launch (default 1, or what the accelerate file says)",
+    )
+    parser.add_argument(
+        "--accelerate",
+        type=Path,
+        metavar="FILE",
+        help="accelerate configuration, to split models (configs/accelerate)",
     )
     parser.add_argument(
         "--in-process", action="store_true", help="train here, as the scripts do"
@@ -103,7 +112,7 @@ def _launch(settings: RunSettings, options: Options) -> Report:
         raise ConfigError(f"{script} is missing; install from a checkout with pip -e")
     with tempfile.TemporaryDirectory(prefix="prefillshare-train-") as folder:
         figures = Path(folder) / "figures.json"
-        command = [*_accelerate(options.extra.processes), str(script)]
+        command = [*_accelerate(options.extra), str(script)]
         command += ["--json", str(figures)]
         command += ["--config", str(options.config)] if options.config else []
         for override in options.overrides:
@@ -117,15 +126,29 @@ def _launch(settings: RunSettings, options: Options) -> Report:
     return Report(written["config"], written["results"])
 
 
-def _accelerate(processes: int) -> list[str]:
-    # Spelt out, so that nobody's saved accelerate configuration changes the run.
+def _accelerate(extra: argparse.Namespace) -> list[str]:
     command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+    command += ["--quiet", "--main_process_port", "0"]
+    if extra.accelerate is not None:
+        return [*command, *_configured(extra.accelerate, extra.processes)]
+    processes = extra.processes or 1
+    # Spelt out, so that nobody's saved accelerate configuration changes the run.
     command += ["--num_processes", str(processes), "--num_machines", "1"]
-    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--quiet"]
+    command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
     threads = max(1, (os.cpu_count() or 1) // processes)
     command += ["--num_cpu_threads_per_process", str(threads)]
     if processes > 1:
         # `--cpu` starts one process whatever the number; this flag starts them all,
         # on whatever devices there are.
-        return [*command, "--multi_gpu", "--main_process_port", "0"]
+        return [*command, "--multi_gpu"]
     return command if torch.cuda.is_available() else [*command, "--cpu"]
+
+
+def _configured(file: Path, processes: int | None) -> list[str]:
+    if not file.is_file():
+        raise ConfigError(
+            f"{file}: no such accelerate configuration; see configs/accelerate, or "
+            "write one by `accelerate config`"
+        )
+    arguments = ["--config_file", str(file)]
+    return [*arguments, "--num_processes", str(processes)] if processes else arguments

@@ -32,8 +32,8 @@ class Fsdp2(Whole):
 
     def __init__(self, accelerator: Accelerator, settings: RunSettings) -> None:
         super().__init__(accelerator, settings)
-        # On a CPU accelerate keeps no plugin; it is made of the same environment.
-        plugin = accelerator.state.fsdp_plugin or FullyShardedDataParallelPlugin()
+        # Made of the launcher's environment: on a CPU accelerate keeps no plugin.
+        plugin = FullyShardedDataParallelPlugin()
         if plugin.fsdp_version != 2:
             raise ConfigError(
                 f"the accelerate configuration asks for FSDP {plugin.fsdp_version}; "
