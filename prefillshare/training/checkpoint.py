@@ -92,7 +92,8 @@ def random_states(accelerator: Accelerator) -> list[torch.Tensor]:
 
 def set_random_states(accelerator: Accelerator, states: list[torch.Tensor]) -> None:
     """Take `random_states` back."""
-    own = [state[accelerator.process_index] for state in states]
+    # A copy each: torch crashes on a state that is a slice of another tensor.
+    own = [state[accelerator.process_index].clone() for state in states]
     torch.set_rng_state(own[0])
     if len(own) > 1 and accelerator.device.type == "cuda":
         torch.cuda.set_rng_state(own[1], accelerator.device)

@@ -9,16 +9,17 @@ import torch
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 
+def exact_norm(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
+    """The root-mean-square norm in its input's own precision."""
+    return torch.nn.functional.rms_norm(
+        hidden_states,
+        self.weight.shape,
+        self.weight,
+        self.variance_epsilon,
+    )
+
+
 @pytest.fixture(autouse=True)
 def norms_in_double_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     """The norm rounds to fp32 whatever the model's dtype, which hides fp64 equality."""
-
-    def forward(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.rms_norm(
-            hidden_states,
-            self.weight.shape,
-            self.weight,
-            self.variance_epsilon,
-        )
-
-    monkeypatch.setattr(LlamaRMSNorm, "forward", forward)
+    monkeypatch.setattr(LlamaRMSNorm, "forward", exact_norm)
