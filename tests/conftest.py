@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ from prefillshare.models.decoder import Decoder, DecoderRecord, Prefill
 from prefillshare.models.loading import load_model
 from prefillshare.models.prompt import Boundary
 from prefillshare.models.tiny import save_tiny_model
+
+# transformers imports DeepSpeed, which says on stdout what it takes for lack of a GPU.
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from prefillshare.training.settings import (
     TrainSettings,
 )
 from prefillshare.training.trainer import Trainer
+from tests.training.test_checkpoint import no_file_beyond
 
 TASK = CaseFiles(agent="shipping", contexts=4, records=3, questions=2)
 
@@ -204,6 +206,24 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
     loaded = load_checkpoint(tmp_path / "checkpoint")
     assert loaded is not None
     assert loaded[1]["step"] == 3
+
+
+def test_a_full_disk_ends_the_run_and_it_resumes_once_there_is_space(
+    tiny_directory: Path, tmp_path: Path
+) -> None:
+    run = settings(tiny_directory, tmp_path)
+    with ExitStack() as full:
+
+        def fill(entry: StepLog) -> None:
+            if entry.step == 4:
+                full.enter_context(no_file_beyond(4_000))
+
+        with pytest.raises(CheckpointError, match="could not be written.*free space"):
+            decoder_trainer(run).run(fill)
+    loaded = load_checkpoint(tmp_path / "checkpoint")
+    assert loaded is not None
+    assert loaded[1]["step"] == 3
+    assert len(losses_of(run)) == 3
 
 
 def test_an_output_that_cannot_be_written_is_named(
