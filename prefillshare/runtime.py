@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
+import subprocess
 from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parents[1]
 
 
 def installed_version(package: str) -> str | None:
@@ -26,3 +30,30 @@ def cpu_model() -> str:
         if name.strip() == "model name":
             return model.strip()
     return platform.processor() or platform.machine()
+
+
+def environment() -> dict[str, object]:
+    """What figures depend on; found without importing a package."""
+    return {
+        "python": platform.python_version(),
+        "torch": installed_version("torch"),
+        "transformers": installed_version("transformers"),
+        "platform": platform.platform(),
+        "cpu": cpu_model(),
+        "cpu_count": os.cpu_count(),
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    """The checkout's commit, `-dirty` after it if files differ; None outside of one."""
+    if not (_ROOT / ".git").exists():
+        return None
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(
+            command, cwd=_ROOT, capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -11,7 +11,7 @@ import pytest
 
 from prefillshare import cli
 from prefillshare.cli import Entry, main
-from prefillshare.cli.command import environment
+from prefillshare.runtime import environment
 
 TINY = """
 import math
@@ -145,7 +145,7 @@ def test_the_environment_is_found_without_importing_torch() -> None:
     assert found["cpu"] and found["cpu_count"]
     code = (
         "import sys; from prefillshare import cli\n"
-        "from prefillshare.cli.command import environment; environment()\n"
+        "from prefillshare.runtime import environment; environment()\n"
         "try: cli.main(['--help'])\n"
         "except SystemExit: pass\n"
         "sys.exit(bool({'torch', 'transformers', 'pydantic'} & sys.modules.keys()))"

@@ -18,11 +18,10 @@ from prefillshare.cli.command import (
     Command,
     Options,
     check_json_path,
-    environment,
     write_report,
 )
 from prefillshare.errors import ConfigError, PrefillShareError
-from prefillshare.runtime import installed_version
+from prefillshare.runtime import environment, installed_version
 
 
 class Entry(NamedTuple):

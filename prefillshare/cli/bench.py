@@ -22,10 +22,11 @@ from prefillshare.bench.training.experiment import (
     run_training_speed,
 )
 from prefillshare.bench.training.page import training_page
-from prefillshare.cli.command import ROOT, Options, Report, environment
+from prefillshare.cli.command import ROOT, Options, Report
 from prefillshare.config import Config, load_config
 from prefillshare.models.smollm2 import smollm2_directory
 from prefillshare.report import accuracy_table, say
+from prefillshare.runtime import environment
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,8 +10,6 @@ import argparse
 import json
 import math
 import os
-import platform
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +17,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from prefillshare.errors import ConfigError
-from prefillshare.runtime import cpu_model, installed_version
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,19 +44,6 @@ class Command(Protocol):
 
     def run(self, options: Options) -> Report | None:
         """Does the work; None if there are no figures to report."""
-
-
-def environment() -> dict[str, object]:
-    """What figures depend on; found without importing a package."""
-    return {
-        "python": platform.python_version(),
-        "torch": installed_version("torch"),
-        "transformers": installed_version("transformers"),
-        "platform": platform.platform(),
-        "cpu": cpu_model(),
-        "cpu_count": os.cpu_count(),
-        "commit": _commit(),
-    }
 
 
 def check_json_path(path: Path) -> None:
@@ -113,17 +97,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value
-
-
-def _commit() -> str | None:
-    """The checkout's commit, `-dirty` after it if files differ; None outside of one."""
-    if not (ROOT / ".git").exists():
-        return None
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=10
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

@@ -35,6 +35,9 @@ class NonInferiority:
         low, high: its two-sided interval of `1 - 2 alpha`; each end is one-sided at
             `alpha`.
         examples, clusters, seeds: what the interval rests on.
+        power: about how likely this test finds a truly equal system non-inferior, at
+            the spread over seeds and clusters that was observed; with few seeds it
+            rather says too little.
     """
 
     difference: float
@@ -45,6 +48,7 @@ class NonInferiority:
     examples: int
     clusters: int
     seeds: int
+    power: float
 
 
 @dataclass(frozen=True)
@@ -89,12 +93,12 @@ def non_inferiority(
     _require(0 < alpha < 0.5, f"alpha must lie between 0 and 0.5, got {alpha}")
     difference_SN = _paired(system, reference) * (1 if higher_is_better else -1)
     rows, index = checked_values(difference_SN.tolist(), clusters)
-    half = _floored(rows, two_way_spread(rows, index, 1 - 2 * alpha)).half_width
-    mean = float(rows.mean())
+    spread = _floored(rows, two_way_spread(rows, index, 1 - 2 * alpha))
+    mean, half = float(rows.mean()), spread.half_width
     low, high = mean - half, mean + half
     return NonInferiority(
         mean, low, high, margin, _verdict(low, high, margin),
-        rows.shape[1], int(index.max()) + 1, len(rows),
+        rows.shape[1], int(index.max()) + 1, len(rows), _power_of(spread, margin),
     )  # fmt: skip
 
 
@@ -214,6 +218,12 @@ def _floored(difference_SN: Array, spread: Spread) -> Spread:
     square = (np.square(difference_SN).mean(0).sum() + 1) / examples
     least = float(square - mean**2) / examples
     return Spread(max(spread.variance, least), spread.quantile)
+
+
+def _power_of(spread: Spread, margin: float) -> float:
+    """`Phi(margin / se - q)`, q being the quantile that the interval used."""
+    error = math.sqrt(spread.variance)
+    return NormalDist().cdf(margin / error - spread.quantile) if error else 1.0
 
 
 def _verdict(low: float, high: float, margin: float) -> Verdict:

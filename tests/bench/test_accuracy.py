@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from filelock import FileLock
 
-from prefillshare.bench.accuracy.experiment import run_accuracy
+from prefillshare.bench.accuracy.experiment import _compare, run_accuracy
 from prefillshare.bench.accuracy.keys import chosen, chosen_task
 from prefillshare.bench.accuracy.modules import general_figures
 from prefillshare.bench.accuracy.runs import Run
@@ -18,6 +20,8 @@ from prefillshare.bench.accuracy.settings import AccuracySettings, GeneralTests
 from prefillshare.bench.plots import curves, save
 from prefillshare.cli import main
 from prefillshare.errors import PrefillShareError
+from prefillshare.evals.runner import Scores
+from prefillshare.tasks.toolcalls import ToolCalls
 from prefillshare.training.settings import FREE_SETTINGS, CaseFiles, TrainSettings
 
 CASES = {"kind": "casefile", "contexts": 2, "records": 6, "questions": 2}
@@ -97,7 +101,7 @@ def test_every_system_and_reading_is_scored_over_seeds(
     assert len(nlls) == len(systems)
     for name, tests in systems.items():
         assert [title.split()[0] for title in tests] == ["shipping", "invoicing"]
-        assert tests[test]["seeds"] == 2 and tests[test]["examples"] == 6
+        assert tests[test]["seeds"] == [0, 1] and tests[test]["examples"] == 6
         steps = [point["step"] for point in results["curves"][test][name]]
         assert steps == [2, 3]
         assert f"| {name} |" in page
@@ -111,6 +115,9 @@ def test_every_system_and_reading_is_scored_over_seeds(
     )
     assert row["nll"]["mean"] == pytest.approx(difference)
     assert "![the figures above](page.svg)" in page
+    (made,) = results["made"]
+    assert len(made["runs"]) == 8 and made["environment"]["cpu_count"] == os.cpu_count()
+    assert "own, seed 1" in page
     assert results["missing"] == [] and "Not run yet" not in page
 
 
@@ -139,13 +146,15 @@ def test_modules_are_tested_as_ordinary_models(
 ) -> None:
     output, results, page = experiment
     modules = results["modules"]
-    assert list(modules) == ["base", "tuned"]
+    assert list(modules) == ["base", "tuned, seed 0", "tuned, seed 1"]
     asked = GeneralTests.model_validate(EXPERIMENT["general"])
-    tuned = output / "modules" / "tuned" / "module"
-    assert general_figures(asked, tuned) == pytest.approx(modules["tuned"])
+    tuned = output / "modules" / "tuned" / "seed1" / "module"
+    figures = modules["tuned, seed 1"]
+    assert general_figures(asked, tuned) == pytest.approx(figures)
     for test in ("perplexity", "locate"):
-        assert modules["tuned"][test] != modules["base"][test]
-        assert f"| {modules['tuned'][test]:.3f} |" in page
+        assert figures[test] != modules["base"][test]
+        assert figures[test] != modules["tuned, seed 0"][test]
+        assert f"| {figures[test]:.3f} |" in page
 
 
 def test_what_is_there_is_not_made_again(
@@ -209,6 +218,51 @@ def test_a_module_of_other_settings_is_not_mistaken(
         run_accuracy(settings, tiny_directory)
 
 
+def test_seeds_are_paired_by_their_number() -> None:
+    def scores(*exact: float) -> Scores:
+        count = len(exact)
+        return Scores((1.0,) * count, exact, (0,) * count, (1,) * count, (0, 1, 2))
+
+    same = {0: scores(1, 0, 0), 1: scores(1, 1, 0), 2: scores(1, 1, 1)}
+    finals = {
+        "own": {"test": {0: same[0], 1: same[1]}},
+        "cached": {"test": {1: same[1], 2: same[2]}},
+    }
+    compared = settings_of(Path(), Path())
+    (row,) = _compare(compared, finals)
+    assert row["seeds"] == [1] and row["exact_match"]["difference"] == 0
+
+
+def test_two_processes_do_not_train_in_one_folder(
+    tiny_directory: Path, tmp_path: Path
+) -> None:
+    settings = settings_of(tiny_directory, tmp_path, only=["cached"], seeds=[0])
+    folder = settings.training("cached", 0, tiny_directory).output
+    folder.mkdir(parents=True)
+    with (
+        FileLock(folder / "lock"),
+        pytest.raises(PrefillShareError, match="another process works in"),
+    ):
+        run_accuracy(settings, tiny_directory)
+
+
+def test_data_counts_by_its_contents(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    first.write_text("one")
+    second.write_text("one")
+    keys = [chosen_task(ToolCalls(file=file)) for file in (first, second)]
+    assert keys[0] == keys[1]
+    second.write_text("another")
+    assert chosen_task(ToolCalls(file=second)) != keys[0]
+
+
+def test_tests_need_names_of_their_own(tmp_path: Path) -> None:
+    task = {**CASES, "agent": "shipping"}
+    tasks = [{"train": task, "test": [task, {**task, "seed": 1}]}]
+    with pytest.raises(ValueError, match="two tests would be called shipping"):
+        settings_of(tmp_path, tmp_path, tasks=tasks)
+
+
 def test_an_experiment_names_only_what_it_has(tmp_path: Path) -> None:
     compare = [{"system": "cached", "reference": "full"}]
     with pytest.raises(ValueError, match="`compare` names full, which is none of own"):
@@ -216,8 +270,6 @@ def test_an_experiment_names_only_what_it_has(tmp_path: Path) -> None:
 
 
 def test_a_resumed_curve_has_every_step_once(tmp_path: Path) -> None:
-    from prefillshare.evals.runner import Scores
-
     run = Run("key")
     for step, exact in ((2, 0.0), (4, 0.0), (2, 1.0)):
         run.note(step, "own", "test", Scores((1.0,), (exact,), (0,), (1,), (0,)))

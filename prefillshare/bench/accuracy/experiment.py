@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,25 +15,27 @@ from prefillshare.bench.accuracy.runs import Run, run_system
 from prefillshare.bench.accuracy.scoring import cells
 from prefillshare.bench.accuracy.settings import AccuracySettings
 from prefillshare.errors import PrefillShareError
-from prefillshare.evals.noninferiority import non_inferiority, power
+from prefillshare.evals.noninferiority import non_inferiority
 from prefillshare.evals.runner import Scores
 from prefillshare.evals.statistics import crossed_interval
 
 DISTANCES = (0, 128, 256, 512, 1024, 2048, 4096)
-# By reading, test: one `Scores` a seed.
-Finals = Mapping[str, Mapping[str, Sequence[Scores]]]
+# By system and seed.
+Runs = Mapping[str, Mapping[int, Run]]
+# By reading, test and seed.
+Finals = Mapping[str, Mapping[str, Mapping[int, Scores]]]
 
 
 def run_accuracy(settings: AccuracySettings, model: Path) -> dict[str, Any]:
     """Train and score what is not there yet; returns the figures of all there is.
 
     Systems that `settings.only` leaves out and nobody has made yet are listed under
-    `missing`; a system counts with the seeds that every test has.
+    `missing`; a system counts with the seeds that it has.
 
     Raises:
         PrefillShareError: there is no run at all.
     """
-    runs: dict[str, list[Run]] = {name: [] for name in settings.systems}
+    runs: dict[str, dict[int, Run]] = {name: {} for name in settings.systems}
     missing: list[str] = []
     for seed in settings.seeds:
         for system in settings.systems:
@@ -40,7 +43,7 @@ def run_accuracy(settings: AccuracySettings, model: Path) -> dict[str, Any]:
             if run is None:
                 missing.append(f"{system}, seed {seed}")
             else:
-                runs[system].append(run)
+                runs[system][seed] = run
     finals = _finals(settings, runs)
     if not finals:
         raise PrefillShareError(
@@ -54,29 +57,42 @@ def run_accuracy(settings: AccuracySettings, model: Path) -> dict[str, Any]:
         "curves": _curves(settings, runs),
         "compare": _compare(settings, finals),
         "seconds_per_step": {
-            system: statistics.median(s for run in made for s in run.seconds)
+            system: statistics.median(s for run in made.values() for s in run.seconds)
             for system, made in runs.items()
-            if any(run.seconds for run in made)
+            if any(run.seconds for run in made.values())
         },
         "modules": module_costs(settings, model),
+        "made": _made(runs),
         "missing": missing,
     }
 
 
 def _finals(
-    settings: AccuracySettings, runs: Mapping[str, Sequence[Run]]
-) -> dict[str, dict[str, list[Scores]]]:
-    finals: dict[str, dict[str, list[Scores]]] = {}
+    settings: AccuracySettings, runs: Runs
+) -> dict[str, dict[str, dict[int, Scores]]]:
+    finals: dict[str, dict[str, dict[int, Scores]]] = {}
     for system, made in runs.items():
-        for cell in cells(settings, system):
-            by_test = finals.setdefault(cell.reading, {})
+        for cell in cells(settings, system) if made else ():
             key = cell.key(settings.test_units)
-            by_test[cell.test] = [run.finals[key] for run in made]
-    return {reading: tests for reading, tests in finals.items() if all(tests.values())}
+            by_seed = {seed: run.finals[key] for seed, run in made.items()}
+            finals.setdefault(cell.reading, {})[cell.test] = by_seed
+    return finals
 
 
-def _figures(scores: Sequence[Scores]) -> dict[str, Any]:
+def _made(runs: Runs) -> list[dict[str, Any]]:
+    """Every environment that runs were trained in, and which those are."""
+    found: dict[str, dict[str, Any]] = {}
+    for system, made in runs.items():
+        for seed, run in made.items():
+            where = json.dumps(run.made, sort_keys=True)
+            entry = found.setdefault(where, {"environment": run.made, "runs": []})
+            entry["runs"].append(f"{system}, seed {seed}")
+    return list(found.values())
+
+
+def _figures(by_seed: Mapping[int, Scores]) -> dict[str, Any]:
     """Means over seeds and examples; the interval covers both."""
+    scores = list(by_seed.values())
     clusters = scores[0].context
     per_seed = [sum(each.exact) / len(each.exact) for each in scores]
     return {
@@ -86,7 +102,7 @@ def _figures(scores: Sequence[Scores]) -> dict[str, Any]:
         ),
         "exact_match_by_seed": per_seed,
         "examples": len(clusters),
-        "seeds": len(scores),
+        "seeds": list(by_seed),
         "by_distance": _together(
             [each.exact_by_distance(DISTANCES) for each in scores]
         ),
@@ -119,15 +135,16 @@ def _together(tables: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
 
 
 def _curves(
-    settings: AccuracySettings, runs: Mapping[str, Sequence[Run]]
+    settings: AccuracySettings, runs: Runs
 ) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """By test and reading: every point's mean over seeds, with the range."""
     curves: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for reading, system, _ in settings.readings():
-        for test in {t: 0 for run in runs[system] for t in run.curve.get(reading, {})}:
+        made = list(runs[system].values())
+        for test in {t: 0 for run in made for t in run.curve.get(reading, {})}:
             seeds = [
                 {point["step"]: point for point in run.curve[reading][test]}
-                for run in runs[system]
+                for run in made
             ]
             # Runs that were scored at other steps have only some in common.
             steps = sorted(set.intersection(*map(set, seeds)))
@@ -149,29 +166,29 @@ def _point(seeds: Sequence[Mapping[str, float]]) -> dict[str, Any]:
 
 
 def _compare(settings: AccuracySettings, finals: Finals) -> list[dict[str, Any]]:
-    return [
-        {**vars(pair), "test": test, **_verdict(scores, reference, settings.margin)}
-        for pair in settings.compare
-        if pair.system in finals and pair.reference in finals
-        for test, scores in finals[pair.system].items()
-        for reference in [finals[pair.reference][test]]
-        if len(reference) == len(scores)
-    ]
+    """Every pair on every test, over the seeds that both have."""
+    rows = []
+    for pair in settings.compare:
+        reference = finals.get(pair.reference, {})
+        for test, scores in finals.get(pair.system, {}).items():
+            seeds = [seed for seed in scores if seed in reference.get(test, {})]
+            if seeds:
+                a = [scores[seed] for seed in seeds]
+                b = [reference[test][seed] for seed in seeds]
+                verdict = _verdict(a, b, settings.margin)
+                rows.append({**vars(pair), "test": test, "seeds": seeds, **verdict})
+    return rows
 
 
 def _verdict(
     system: Sequence[Scores], reference: Sequence[Scores], margin: float
 ) -> dict[str, Any]:
-    """Non-inferiority of exact match, its power, and the difference of NLL."""
+    """Non-inferiority of exact match, and the difference of NLL."""
     a, b = ([each.exact for each in scores] for scores in (system, reference))
     clusters = system[0].context
-    tested = non_inferiority(a, b, margin, clusters)
-    discordance = float(np.mean(np.asarray(a) != np.asarray(b)))
     nll = np.asarray([x.nll for x in system]) - np.asarray([x.nll for x in reference])
     return {
-        "exact_match": vars(tested),
-        "discordance": discordance,
-        # Of an equally good system, and with as many independent examples.
-        "power": power(discordance, tested.clusters, margin) if discordance else 1.0,
+        "exact_match": vars(non_inferiority(a, b, margin, clusters)),
+        "discordance": float(np.mean(np.asarray(a) != np.asarray(b))),
         "nll": vars(crossed_interval(nll.tolist(), clusters)),
     }

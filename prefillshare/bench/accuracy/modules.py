@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from prefillshare.bench.accuracy.keys import chosen_task, file_digest
 from prefillshare.bench.accuracy.settings import AccuracySettings, GeneralTests
 from prefillshare.evals.perplexity import file_perplexity
 from prefillshare.evals.runner import evaluate
@@ -27,8 +28,10 @@ def module_costs(settings: AccuracySettings, model: Path) -> dict[str, Any]:
         return {}
     output = settings.output / "modules"
     directories = {"base": model} | {
-        name: settings.module_training(name, model).output / "module"
+        f"{name}, seed {seed}": settings.module_training(name, seed, model).output
+        / "module"
         for name in settings.modules
+        for seed in settings.seeds
     }
     return {
         name: _kept(settings.general, directory, output)
@@ -38,7 +41,12 @@ def module_costs(settings: AccuracySettings, model: Path) -> dict[str, Any]:
 
 
 def _kept(general: GeneralTests, directory: Path, output: Path) -> dict[str, Any]:
-    asked = general.model_dump(mode="json")
+    asked = {
+        "texts": [file_digest(text) for text in general.texts],
+        "window": general.window,
+        "tasks": [chosen_task(task) for task in general.tasks],
+        "units": general.units,
+    }
     path = output / f"general-{ModelId.from_directory(directory).digest[:16]}.json"
     if path.exists():
         kept: dict[str, Any] = json.loads(path.read_text())

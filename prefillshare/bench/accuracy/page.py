@@ -24,6 +24,7 @@ def accuracy_page(
         _setup(config, environment, command),
         *([f"{note}\n"] if note else []),
         *_missing(results["missing"]),
+        _made(results["made"]),
         "## At the last step\n",
         _finals(results["systems"]),
         *_verdicts(results["compare"], config["margin"]),
@@ -74,6 +75,18 @@ def _missing(missing: Sequence[str]) -> Iterator[str]:
         yield f"**Not run yet:** {'; '.join(missing)}.\n"
 
 
+def _made(made: Sequence[Mapping[str, Any]]) -> str:
+    """Which runs were trained where: kept runs may be older than this page."""
+    lines = [
+        f"- {'; '.join(entry['runs'])}: commit {entry['environment'].get('commit')}, "
+        f"torch {entry['environment'].get('torch')}, "
+        f"{entry['environment'].get('cpu_count')} cores of "
+        f"{entry['environment'].get('cpu')}\n"
+        for entry in made
+    ]
+    return "Trained:\n\n" + "".join(lines)
+
+
 def _finals(systems: Mapping[str, Any]) -> str:
     columns = ["test", "system", "exact match", "95 %", "by seed", "NLL", "95 %"]
     columns += ["ECE", "n"]
@@ -110,13 +123,13 @@ def _verdicts(compare: Sequence[Mapping[str, Any]], margin: float) -> Iterator[s
         return
     yield f"## Non-inferior by {100 * margin:g} points of exact match?\n"
     columns = ["test", "system − reference", "points", "90 %", "verdict"]
-    columns += ["discordance", "power", "NLL", "95 %"]
+    columns += ["discordance", "power", "seeds", "NLL", "95 %"]
     yield table(columns, map(_verdict, compare))
     yield (
         "Non-inferior: the lower end of the paired 90 % interval is above the margin "
         "(a one-sided test at 5 %). Discordance: the share of examples that one of the "
-        "two gets right. Power: of one seed, for a system that is truly equal, at this "
-        "discordance.\n"
+        "two gets right. Power: how likely this test finds a truly equal system "
+        "non-inferior, at the spread over seeds and units that was seen.\n"
     )
 
 
@@ -130,7 +143,8 @@ def _verdict(row: Mapping[str, Any]) -> list[str]:
         f"{low:+.1f} to {high:+.1f}",
         exact["verdict"],
         f"{row['discordance']:.1%}",
-        f"{row['power']:.0%}",
+        f"{exact['power']:.0%}",
+        ", ".join(map(str, row["seeds"])),
         f"{nll['mean']:+.3f}",
         f"{nll['low']:+.3f} to {nll['high']:+.3f}",
     ]

@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from filelock import FileLock, Timeout
 
 from prefillshare.bench.accuracy.keys import chosen, digest
 from prefillshare.bench.accuracy.scoring import Scorer, cells
@@ -23,6 +25,7 @@ from prefillshare.errors import PrefillShareError
 from prefillshare.evals.runner import Scores
 from prefillshare.kv.identity import ModelId
 from prefillshare.report import progress, say
+from prefillshare.runtime import environment
 from prefillshare.training.decoders import DecoderExperiment, Workshop
 from prefillshare.training.metrics import StepLog
 from prefillshare.training.readable import PrefillExperiment
@@ -44,6 +47,7 @@ class Run:
         curve: by reading and test, points of step, nll and exact_match.
         finals: scores of the trained decoders, by `Cell.key`.
         seconds: of each training step.
+        made: where and with what it was trained: commit, versions, processor.
     """
 
     key: str
@@ -51,6 +55,7 @@ class Run:
     curve: dict[str, dict[str, list[dict[str, float]]]] = field(default_factory=dict)
     finals: dict[str, Scores] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
+    made: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path, key: str) -> Run:
@@ -95,16 +100,17 @@ def run_system(
     Returns None if it is not finished and `settings.only` leaves it to another process.
     """
     mine = not settings.only or system in settings.only
-    base = _module(settings, settings.systems[system].module, model, mine)
+    base = _module(settings, settings.systems[system].module, seed, model, mine)
     if base is None:
         return None
     training = settings.training(system, seed, base)
     path = training.output / "run.json"
     run = Run.load(path, _key(training))
-    if mine and not run.trained:
-        _train(settings, system, training, run, path)
     if mine:
-        _score(settings, system, training, run, path)
+        with _alone(training.output):
+            if not run.trained:
+                _train(settings, system, training, run, path)
+            _score(settings, system, training, run, path)
     wanted = {cell.key(settings.test_units) for cell in cells(settings, system)}
     return run if wanted <= run.finals.keys() else None
 
@@ -116,6 +122,7 @@ def _train(
     run: Run,
     path: Path,
 ) -> None:
+    run.made = environment()
     accelerator = Accelerator()
     experiment = DecoderExperiment(training, accelerator.device)
     scorer = Scorer(settings, experiment.workshop)
@@ -159,12 +166,12 @@ def _score(
 
 
 def _module(
-    settings: AccuracySettings, name: str | None, model: Path, make: bool
+    settings: AccuracySettings, name: str | None, seed: int, model: Path, make: bool
 ) -> Path | None:
     """The directory of a prefill module, tuned now if it is not there."""
     if name is None:
         return model
-    training = settings.module_training(name, model)
+    training = settings.module_training(name, seed, model)
     directory, made_by = training.output / "module", training.output / "made_by.json"
     key = _key(training)
     if directory.exists():
@@ -172,13 +179,28 @@ def _module(
         return directory
     if not make:
         return None
-    made_by.parent.mkdir(parents=True, exist_ok=True)
-    made_by.write_text(json.dumps({"key": key}))
-    accelerator = Accelerator()
-    experiment = PrefillExperiment(training, accelerator.device)
-    with progress(f"tuning the prefill module {name}", training.steps) as tick:
-        trainer = Trainer(training, experiment, accelerator)
-        return trainer.run(lambda entry: tick(f"loss {entry.loss:.3f}"))
+    with _alone(training.output):
+        made_by.write_text(json.dumps({"key": key}))
+        accelerator = Accelerator()
+        experiment = PrefillExperiment(training, accelerator.device)
+        title = f"tuning the prefill module {name}, seed {seed}"
+        with progress(title, training.steps) as tick:
+            trainer = Trainer(training, experiment, accelerator)
+            return trainer.run(lambda entry: tick(f"loss {entry.loss:.3f}"))
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Nobody else works in `folder` meanwhile; the lock goes with the process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise PrefillShareError(
+            f"another process works in {folder}; wait for it, or give it other "
+            "systems with `only`"
+        ) from error
 
 
 def _require_made_by(path: Path, key: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prefillshare.bench.accuracy.keys import chosen_task, digest
-from prefillshare.bench.accuracy.settings import AccuracySettings
+from prefillshare.bench.accuracy.settings import AccuracySettings, test_title
 from prefillshare.evals.runner import Scores, evaluate
 from prefillshare.models.decoder import Decoder
 from prefillshare.training.data import Group
@@ -57,17 +57,6 @@ def cells(settings: AccuracySettings, system: str) -> Iterator[Cell]:
                     decoder,
                     folder / "decoder",
                 )
-
-
-def test_title(task: TaskSettings) -> str:
-    """What a test is called in tables: the task, and what is unusual about it."""
-    title = build_task(task).name
-    unusual = [
-        f"{key}={getattr(task, key)}"
-        for key in ("format", "records", "records_max", "depths", "with_context")
-        if key in task.model_fields_set
-    ]
-    return f"{title} ({', '.join(unusual)})" if unusual else title
 
 
 class Scorer:

@@ -9,7 +9,12 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from prefillshare.config import Config
-from prefillshare.training.settings import PrefillSettings, TaskSettings, TrainSettings
+from prefillshare.training.settings import (
+    PrefillSettings,
+    TaskSettings,
+    TrainSettings,
+    build_task,
+)
 
 
 class TestedTask(Config):
@@ -65,7 +70,8 @@ class AccuracySettings(Config):
         output: where runs are kept. A run that is there with the same settings is not
             made again, and one that was cut short goes on: an experiment can be stopped
             and its systems can be shared out over processes (`only`).
-        modules: prefill modules to tune first: keys of `PrefillSettings`.
+        modules: prefill modules to tune first, one for every seed: keys of
+            `PrefillSettings`. An `output` that experiments share keeps them there.
         general: how the modules are tested by themselves, beside the base.
         decoder: what all systems have in common: keys of `TrainSettings`.
         evaluate_every: steps between the points of a curve, each over the first
@@ -101,7 +107,13 @@ class AccuracySettings(Config):
         modules = [s.module for s in self.systems.values() if s.module is not None]
         _require_known("module", modules, self.modules)
         for module in self.modules:
-            self.module_training(module, Path())
+            self.module_training(module, 0, Path())
+        titles = [test_title(test) for each in self.tasks for test in each.test]
+        if twice := sorted({title for title in titles if titles.count(title) > 1}):
+            raise ValueError(
+                f"two tests would be called {', '.join(twice)}; put one of them into "
+                "another experiment"
+            )
         for name, _, changes in self.readings():
             self._training(self.system_of(name), 0, Path(), changes)
         return self
@@ -117,10 +129,11 @@ class AccuracySettings(Config):
         """The system whose decoders a reading scores."""
         return next(system for name, system, _ in self.readings() if name == reading)
 
-    def module_training(self, module: str, base: Path) -> PrefillSettings:
-        """How `module` is tuned from the model directory `base`."""
-        output = self.output / "modules" / module
-        fields = {"model": base, "output": output, **self.modules[module]}
+    def module_training(self, module: str, seed: int, base: Path) -> PrefillSettings:
+        """How `module` is tuned with `seed` from the model directory `base`."""
+        asked = {"output": self.output / "modules" / module, **self.modules[module]}
+        output = Path(asked.pop("output")) / f"seed{seed}"
+        fields = {"model": base, "output": output, "seed": seed, **asked}
         return PrefillSettings.model_validate(fields)
 
     def training(self, system: str, seed: int, base: Path) -> TrainSettings:
@@ -144,6 +157,17 @@ class AccuracySettings(Config):
             **changes,
         }
         return TrainSettings.model_validate(fields)
+
+
+def test_title(task: TaskSettings) -> str:
+    """What a test is called in tables: the task, and what is unusual about it."""
+    title = build_task(task).name
+    unusual = [
+        f"{key}={getattr(task, key)}"
+        for key in ("format", "records", "records_max", "depths", "with_context")
+        if key in task.model_fields_set
+    ]
+    return f"{title} ({', '.join(unusual)})" if unusual else title
 
 
 def _require_known(key: str, names: Any, known: Any) -> None:
