@@ -6,6 +6,7 @@ disk, then for good. The files lie in a temporary directory and go with the stor
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -13,9 +14,12 @@ from pathlib import Path
 
 import torch
 import xxhash
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from prefillshare.training.rows import Layers
+
+logger = logging.getLogger(__name__)
 
 
 class PrefixStore:
@@ -30,6 +34,9 @@ class PrefixStore:
         self._memory_bytes, self._disk_bytes = memory_bytes, disk_bytes
         self.used_memory = self.used_disk = 0
         self.hits = self.misses = 0
+        # Where the layers were that lie on disk: all come of one model.
+        self._device = torch.device("cpu")
+        self._said_full = False
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         if disk_bytes:
             if folder is not None:
@@ -69,7 +76,7 @@ class PrefixStore:
         if key not in self._disk:
             return None
         self._disk.move_to_end(key)
-        held = load_file(self._file(key))
+        held = {n: t.to(self._device) for n, t in load_file(self._file(key)).items()}
         count = len(held) // 2
         layers = tuple((held[f"k{i}"], held[f"v{i}"]) for i in range(count))
         self._remember(key, layers)
@@ -97,9 +104,25 @@ class PrefixStore:
             self.used_disk -= freed
         tensors = {f"k{i}": k.contiguous() for i, (k, _) in enumerate(layers)}
         tensors |= {f"v{i}": v.contiguous() for i, (_, v) in enumerate(layers)}
-        save_file(tensors, self._file(key))
+        try:
+            save_file(tensors, self._file(key))
+        except (OSError, SafetensorError) as error:
+            self._give_up(key, error)
+            return
+        self._device = layers[0][0].device
         self._disk[key] = size
         self.used_disk += size
+
+    def _give_up(self, key: str, error: Exception) -> None:
+        """Nothing is lost: the prefix is computed again when it is needed."""
+        self._file(key).unlink(missing_ok=True)
+        if not self._said_full:
+            self._said_full = True
+            logger.warning(
+                "a prefix could not be stored on disk: %s; such prefixes are computed "
+                "again each time: free space, or lower `prefixes.disk_bytes`",
+                error,
+            )
 
     def _file(self, key: str) -> Path:
         assert self._directory is not None

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
+from prefillshare.training import prefixes
 from prefillshare.training.prefixes import PrefixStore
 from prefillshare.training.rows import Layers
 
@@ -66,3 +70,45 @@ def test_the_least_recently_used_goes_to_disk_and_comes_back(tmp_path: Path) -> 
 def test_what_fits_nowhere_is_computed_each_time() -> None:
     store = PrefixStore(0)
     assert [ask(store, 1), ask(store, 1)] == [True, True]
+
+
+@pytest.mark.parametrize(
+    "failure", [SafetensorError("I/O error: no space"), OSError(28, "no space")]
+)
+def test_a_disk_that_is_full_stores_nothing_and_is_reported_once(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    failure: Exception,
+) -> None:
+    def full(_: object, path: Path) -> None:
+        path.write_text("half")
+        raise failure
+
+    monkeypatch.setattr(prefixes, "save_file", full)
+    store = PrefixStore(0, 1 << 20, tmp_path)
+    with caplog.at_level(logging.WARNING):
+        assert [ask(store, key) for key in (1, 2, 1)] == [True] * 3
+    assert list(tmp_path.rglob("*.safetensors")) == []
+    assert store.used_disk == 0
+    (record,) = caplog.records
+    assert "no space" in record.getMessage()
+    monkeypatch.undo()
+    assert [ask(store, 1), ask(store, 1)] == [True, False]
+
+
+def test_what_comes_from_disk_lies_where_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The device `meta` is everywhere, but its tensors have no bytes to write."""
+    monkeypatch.setattr(prefixes, "save_file", lambda *_: None)
+    monkeypatch.setattr(
+        prefixes, "load_file", lambda _: {n: torch.zeros(2) for n in ("k0", "v0")}
+    )
+    store = PrefixStore(0, 1 << 20)
+    there = torch.zeros(2, device="meta")
+    for _ in range(2):
+        found = store.get((1,), lambda: ((there, there),))
+        assert [tensor.device.type for tensor in found[0]] == ["meta"] * 2
+    assert (store.hits, store.misses) == (1, 1)
+    store.close()
