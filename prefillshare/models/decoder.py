@@ -24,11 +24,12 @@ from prefillshare.errors import CheckpointError, IdentityError
 from prefillshare.kv.cache import KVCache, empty_state
 from prefillshare.kv.identity import ModelId
 from prefillshare.kv.layout import KVLayout
-from prefillshare.models.loading import freeze, load_model, share_weights
+from prefillshare.models.loading import freeze, hub_id, load_model, share_weights
 from prefillshare.models.prompt import Boundary
 
 RECORD_FILE = "prefillshare.json"
 _WEIGHTS_FILE = "adapter_model.safetensors"
+_ADAPTER_CONFIG_FILE = "adapter_config.json"
 _FULL_WEIGHTS_FILE = "config.json"
 Prefill = Literal["shared", "own", "icarus", "recompute"]
 
@@ -159,6 +160,8 @@ class Decoder:
     def save(self, directory: Path) -> None:
         """Write PEFT weights (safetensors) and the record into `directory`.
 
+        A base from the hub is named in PEFT's configuration, any other is not.
+
         Raises:
             CheckpointError: it could not be written; nothing half-written is left.
         """
@@ -168,6 +171,7 @@ class Decoder:
             fresh.mkdir(parents=True)
             with _adapter_on_everywhere(self.model):
                 self.model.save_pretrained(str(fresh))
+            _name_base(fresh, hub_id(Path(self.model.name_or_path)))
             # PEFT's model card is an empty form.
             (fresh / "README.md").unlink(missing_ok=True)
             text = json.dumps(asdict(self.record), indent=2)
@@ -241,9 +245,23 @@ def _adapter_on_everywhere(model: Any) -> Iterator[None]:
     tokens = [config.alora_invocation_tokens for config in configs]
     for config in configs:
         config.alora_invocation_tokens = None
-    yield
-    for config, before in zip(configs, tokens, strict=True):
-        config.alora_invocation_tokens = before
+    try:
+        yield
+    finally:
+        for config, before in zip(configs, tokens, strict=True):
+            config.alora_invocation_tokens = before
+
+
+def _name_base(directory: Path, base: str | None) -> None:
+    """Where PEFT wrote a path of this machine, name `base`, a hub repository.
+
+    PEFT takes the base model that it is given; the name serves readers only.
+    """
+    path = directory / _ADAPTER_CONFIG_FILE
+    if path.is_file():
+        config = json.loads(path.read_text())
+        config["base_model_name_or_path"] = base
+        path.write_text(json.dumps(config, indent=2, sort_keys=True))
 
 
 @contextmanager

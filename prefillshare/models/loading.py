@@ -52,6 +52,15 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def hub_id(model: Path) -> str | None:
+    """The hub repository that a model directory is a snapshot of, if it is one."""
+    parts = model.resolve().parts
+    for name, inside in zip(parts, parts[1:], strict=False):
+        if name.startswith("models--") and inside == "snapshots":
+            return "/".join(name.split("--")[1:])
+    return None
+
+
 def require_model_directory(directory: Path) -> None:
     """Raise `ConfigError` unless a saved model lies in `directory`."""
     if not (directory / "config.json").is_file():

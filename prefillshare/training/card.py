@@ -18,6 +18,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from prefillshare.kv.identity import ModelId
 from prefillshare.models.decoder import DecoderRecord
+from prefillshare.models.loading import hub_id
 from prefillshare.runtime import cpu_model, installed_version
 from prefillshare.training.card_code import (
     SAVED,
@@ -107,15 +108,6 @@ def add_evaluation(directory: Path, results: Sequence[EvalResult]) -> None:
     text = card.text.split(f"\n{_EVALUATION}\n")[0].rstrip()
     card.text = f"{text}\n\n{_EVALUATION}\n\n{_table(rows)}\n"
     card.save(directory / CARD_FILE)
-
-
-def hub_id(model: Path) -> str | None:
-    """The hub repository that a model directory is a snapshot of, if it is one."""
-    parts = model.resolve().parts
-    for name, inside in zip(parts, parts[1:], strict=False):
-        if name.startswith("models--") and inside == "snapshots":
-            return "/".join(name.split("--")[1:])
-    return None
 
 
 def _metadata(library: str, kind: str, settings: RunSettings) -> ModelCardData:

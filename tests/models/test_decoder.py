@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel
 
 from prefillshare.errors import CheckpointError, IdentityError
 from prefillshare.kv.identity import ModelId
 from prefillshare.models.decoder import RECORD_FILE, Decoder
-from prefillshare.models.loading import load_model, share_weights
+from prefillshare.models.loading import hub_id, load_model, share_weights
 from prefillshare.models.prefill import PrefillModule
 from prefillshare.models.tiny import save_tiny_model
 from tests.conftest import make_decoder
+from tests.training.makers import activated_decoder
 
 IDS = list(range(10, 60))
 
@@ -115,3 +118,48 @@ def test_a_full_disk_leaves_the_old_decoder_whole(
         decoder.save(tmp_path / "decoder")
     assert [p.name for p in tmp_path.iterdir()] == ["decoder"]
     assert Decoder.load(tmp_path / "decoder", tiny_model, tiny_id).record
+
+
+def test_a_failed_save_leaves_the_switch_of_an_alora_as_it_was(
+    tiny_model: PreTrainedModel,
+    tiny_id: ModelId,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoder = activated_decoder(tiny_model, tiny_id)
+    (config,) = decoder.model.peft_config.values()
+    seen: list[object] = []
+
+    def full(*_: object) -> None:
+        seen.append(config.alora_invocation_tokens)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(decoder.model, "save_pretrained", full)
+    with pytest.raises(CheckpointError):
+        decoder.save(tmp_path / "decoder")
+    assert (seen, config.alora_invocation_tokens) == ([None], [0])
+
+
+# PEFT asks transformers for a property that is being renamed.
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+@pytest.mark.parametrize("name", [None, "lab/small-1B"])
+def test_no_path_of_this_machine_is_saved_and_plain_peft_loads_the_adapter(
+    tiny_directory: Path, tiny_id: ModelId, tmp_path: Path, name: str | None
+) -> None:
+    model = tmp_path / "models--lab--small-1B" / "snapshots" / "abc"
+    if name is None:
+        model = tmp_path / "base"
+    shutil.copytree(tiny_directory, model)
+    base = load_model(model, torch.float64)
+    decoder = make_decoder(base, tiny_id)
+    saved = tmp_path / "decoder"
+    decoder.save(saved)
+    config = json.loads((saved / "adapter_config.json").read_text())
+    assert hub_id(model) == config["base_model_name_or_path"] == name
+    for file in saved.iterdir():
+        assert str(tmp_path).encode() not in file.read_bytes(), file.name
+    ids = torch.tensor([IDS])
+    expected = decoder.model(input_ids=ids).logits
+    assert not torch.equal(base(input_ids=ids).logits, expected)
+    plain = PeftModel.from_pretrained(base, str(saved))
+    assert torch.equal(plain(input_ids=ids).logits, expected)

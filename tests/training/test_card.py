@@ -14,11 +14,11 @@ from transformers import PreTrainedModel
 
 from prefillshare.kv.identity import ModelId
 from prefillshare.models.decoder import Decoder, DecoderRecord, Prefill
-from prefillshare.models.loading import load_model, load_tokenizer
+from prefillshare.models.loading import hub_id, load_model, load_tokenizer
 from prefillshare.models.prefill import PrefillModule
 from prefillshare.models.prompt import Boundary, lay_out
 from prefillshare.models.tiny import save_tiny_model
-from prefillshare.training.card import add_evaluation, hub_id
+from prefillshare.training.card import add_evaluation
 from prefillshare.training.card_code import BASE, SAVED
 from prefillshare.training.decoders import decoder_trainer
 from prefillshare.training.readable import prefill_trainer
