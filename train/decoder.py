@@ -1,4 +1,4 @@
-"""Fine-tune one decoder.
+"""Fine-tune decoders.
 
 accelerate launch train/decoder.py --config configs/train/shipping.yaml
 """

@@ -19,7 +19,8 @@ from prefillshare.evals.noninferiority import non_inferiority
 from prefillshare.evals.runner import Scores
 from prefillshare.evals.statistics import crossed_interval
 
-DISTANCES = (0, 128, 256, 512, 1024, 2048, 4096)
+# From 1: a distance of 0 means that no single place decides.
+DISTANCES = (1, 128, 256, 512, 1024, 2048, 4096)
 # By system and seed.
 Runs = Mapping[str, Mapping[int, Run]]
 # By reading, test and seed.

@@ -37,7 +37,8 @@ from prefillshare.tasks.casefile import Case, generate
 from prefillshare.training.settings import BatchSettings, TrainSettings
 
 SERVED: tuple[Prefill, ...] = ("shared", "own")
-DISTANCES = (0, 128, 256, 512, 1024, 2048, 4096)
+# From 1: a distance of 0 means that no single place decides.
+DISTANCES = (1, 128, 256, 512, 1024, 2048, 4096)
 
 
 @dataclass(frozen=True)

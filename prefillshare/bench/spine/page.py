@@ -46,25 +46,37 @@ def spine_page(
 def _setup(
     config: Mapping[str, Any], environment: Mapping[str, Any], command: str
 ) -> str:
-    train, test = config["train"], config["test"]
+    test = config["test"]
     return (
         f"`{command}`\n\n"
         f"Commit {environment['commit']}; torch {environment['torch']}, transformers "
         f"{environment['transformers']}; {environment['cpu_count']} cores of "
         f"{environment['cpu']}. Model: {config['model'] or 'SmolLM2-135M-Instruct'}, "
-        f"fp32. LoRA decoders, {config['steps']} steps, one context a step with "
+        f"fp32. {_trained(config)}One seed, so intervals cover the test examples only. "
+        f"Test: {test['contexts']} contexts of {_range(test)} records, "
+        f"{test['questions']} questions over each; order numbers and surnames never "
+        f"occur in training.\n{_module(config)}"
+    )
+
+
+def _trained(config: Mapping[str, Any]) -> str:
+    """How the decoders that this run trained were; nothing if it trained none."""
+    systems = {"shared", "own"} | ({"tuned"} if config["module"] else set())
+    if not systems - set(config["trained"]):
+        return ""
+    train = config["train"]
+    return (
+        f"LoRA decoders, {config['steps']} steps, one context a step with "
         f"{train['questions']} questions over {_range(train)} records, learning "
         f"rate {config['learning_rate']}, boundary `{config['boundary']}`, seed "
-        f"{config['seed']}: one seed, so intervals cover the test examples only. Test: "
-        f"{test['contexts']} contexts of {_range(test)} records, {test['questions']} "
-        "questions over each; order numbers and surnames never occur in training.\n"
-        + _module(config)
+        f"{config['seed']}. "
     )
 
 
 def _module(config: Mapping[str, Any]) -> str:
     made = "".join(
-        f"Decoders `{system}` come from `{folder}`.\n"
+        f"Decoders `{system}` come from `{folder}`; their model cards say how they "
+        "were trained.\n"
         for system, folder in config["trained"].items()
     )
     if config["module"]:

@@ -18,7 +18,7 @@ System = Literal["shared", "own", "tuned"]
 
 
 class ServingSettings(Config):
-    """The served part: contexts of `records` orders, each put to both agents."""
+    """The served part: contexts of `records` orders, each handed on by the agents."""
 
     contexts: int = Field(5, ge=1)
     records: int = Field(34, ge=1)
