@@ -10,6 +10,7 @@ from prefillshare.cli.command import Options, Report
 from prefillshare.config import load_config
 from prefillshare.evals.comparison import (
     EvalSettings,
+    answer,
     compare,
     differences,
     summarise,
@@ -37,17 +38,42 @@ def run(options: Options) -> Report:
         return _sensitivity(options)
     settings = load_config(EvalSettings, options.config, options.overrides)
     accuracy = compare(settings, say)
+    answers = answer(settings, say)
     results = {
         "accuracy": summarise(accuracy),
         "paired": differences(accuracy),
         "non_inferiority": verdicts(accuracy, settings.margin),
     }
+    if answers:
+        results["answers"] = {
+            system: {task: each.summary() for task, each in tasks.items()}
+            for system, tasks in answers.items()
+        }
     accuracy_table(results["accuracy"])
+    if answers:
+        _answers_table(results["answers"])
     if results["paired"]:
         differences_table(results["paired"])
     if results["non_inferiority"]:
         _verdicts_table(results["non_inferiority"], settings.margin)
     return Report(settings.model_dump(mode="json"), results)
+
+
+def _answers_table(answers: Mapping[str, Any]) -> None:
+    rows = [
+        [system, task, name, *_percent(figures), str(figures["n"])]
+        for system, tasks in answers.items()
+        for task, answered in tasks.items()
+        for name, figures in answered["marks"].items()
+    ]
+    title = "Generated answers, marked by the task's scorer"
+    table(title, ["system", "task", "right", "", "95 %", "n"], rows)
+
+
+def _percent(figures: Mapping[str, Any]) -> list[str]:
+    low, high = figures["low"], figures["high"]
+    interval = "–" if low is None else f"{100 * low:.0f} to {100 * high:.0f} %"
+    return [f"{100 * figures['mean']:.0f} %", interval]
 
 
 def _verdicts_table(verdicts: Mapping[str, Any], margin: float) -> None:

@@ -10,17 +10,25 @@ import torch
 from pydantic import Field
 
 from prefillshare.config import Config
+from prefillshare.evals.answers import (
+    Answers,
+    generate_answers,
+    score_answers,
+    serving_prefill,
+)
 from prefillshare.evals.noninferiority import non_inferiority
 from prefillshare.evals.runner import Scores, evaluate
 from prefillshare.evals.statistics import paired_difference
 from prefillshare.evals.systems import ComparedTask as ComparedTask
-from prefillshare.evals.systems import require_fitting, systems
+from prefillshare.evals.systems import System, require_fitting, systems
 from prefillshare.kv.identity import ModelId
+from prefillshare.models.decoder import Decoder, DecoderRecord
 from prefillshare.models.loading import (
     load_model,
     load_tokenizer,
     model_context_tokens,
 )
+from prefillshare.tasks.base import Task
 from prefillshare.training.data import Group, Tokenisation
 from prefillshare.training.settings import CaseFiles, build_task
 
@@ -30,6 +38,9 @@ class EvalSettings(Config):
 
     `shared` is non-inferior to another system if it gets at most `margin` fewer of
     the answers right: choose it before any score is seen.
+
+    `generate` is the number of test units to generate answers for and score as the
+    task does (null: none), each of at most `max_tokens`; slow, token by token.
     """
 
     model: Path
@@ -38,9 +49,13 @@ class EvalSettings(Config):
     no_context: bool = True
     units_per_pass: int = Field(1, ge=1)
     margin: float = Field(0.01, gt=0.0, lt=1.0)
+    generate: int | None = Field(None, ge=1)
+    max_tokens: int = Field(256, ge=1)
 
 
 Accuracy = dict[str, dict[str, Scores]]
+# By system and task.
+Answered = dict[str, dict[str, Answers]]
 
 
 def compare(
@@ -52,32 +67,83 @@ def compare(
         IdentityError: a decoder belongs to another module, task or prefill.
         UnsupportedModelError: a scheme that the model's layers do not allow.
     """
-    base_id = ModelId.from_directory(settings.model)
-    boundaries = [require_fitting(each, base_id) for each in settings.tasks]
-    base = load_model(settings.model, getattr(torch, settings.dtype))
     scores: Accuracy = {}
-    for compared, boundary in zip(settings.tasks, boundaries, strict=True):
-        name = build_task(compared.task).name
-        tokenisation = Tokenisation(
-            load_tokenizer(settings.model),
-            boundary,
-            model_context_tokens(settings.model),
-        )
-        groups = tokenisation.groups(build_task(compared.task), "test")
+    for compared, task, tokenisation, pairs in _by_task(settings):
+        groups = tokenisation.groups(task, "test")
         bare = _floor(settings, compared, tokenisation)
-        for system in systems(compared, base, base_id):
+        for system in pairs:
             units = bare if system.floor else groups
             if not units:
                 continue
-            scores.setdefault(system.name, {})[name] = evaluate(
+            scores.setdefault(system.name, {})[task.name] = evaluate(
                 system.scheme,
                 system.decoder,
                 units,
                 units_per_pass=settings.units_per_pass,
             )
             if say is not None:
-                say(f"evaluated {system.name} on {name}")
+                say(f"evaluated {system.name} on {task.name}")
     return scores
+
+
+def answer(
+    settings: EvalSettings, say: Callable[[str], None] | None = None
+) -> Answered:
+    """Generated answers of every system that can be served, marked by the task.
+
+    Empty if `settings.generate` is None. Left out are those that mix two models within
+    a prompt, and `no_context`.
+
+    Raises:
+        IdentityError, UnsupportedModelError: as `compare`.
+        SandboxError: a task runs programs and this machine cannot confine them.
+    """
+    answers: Answered = {}
+    if settings.generate is None:
+        return answers
+    digest = ModelId.from_directory(settings.model).digest
+    for _, task, tokenisation, pairs in _by_task(settings):
+        units = task.units("test")[: settings.generate]
+        for system in pairs:
+            prefill = serving_prefill(system.scheme, system.decoder)
+            if prefill is None or system.floor:
+                continue
+            record = DecoderRecord(
+                system.name,
+                digest,
+                "own" if prefill.model is system.decoder else "shared",
+                tokenisation.boundary,
+                task.suffix,
+            )
+            texts = generate_answers(
+                prefill,
+                Decoder(system.decoder, record),
+                tokenisation,
+                units,
+                max_tokens=settings.max_tokens,
+            )
+            marked = score_answers(task, units, texts)
+            answers.setdefault(system.name, {})[task.name] = marked
+            if say is not None:
+                say(f"generated {len(texts)} answers of {system.name} to {task.name}")
+    return answers
+
+
+def _by_task(
+    settings: EvalSettings,
+) -> Iterator[tuple[ComparedTask, Task, Tokenisation, Iterator[System]]]:
+    """Each task, how its text becomes tokens, and the systems, loaded when due."""
+    base_id = ModelId.from_directory(settings.model)
+    boundaries = [require_fitting(each, base_id) for each in settings.tasks]
+    base = load_model(settings.model, getattr(torch, settings.dtype))
+    for compared, boundary in zip(settings.tasks, boundaries, strict=True):
+        tokenisation = Tokenisation(
+            load_tokenizer(settings.model),
+            boundary,
+            model_context_tokens(settings.model),
+        )
+        task = build_task(compared.task)
+        yield compared, task, tokenisation, systems(compared, base, base_id)
 
 
 def _floor(

@@ -57,7 +57,7 @@ class OneByOne:
 
     def __init__(self, prefill_model: Any | None) -> None:
         """With None the decoder prefills for itself (ordinary fine-tuning)."""
-        self._prefill_model = prefill_model
+        self.prefill_model = prefill_model
 
     def prefill(self, packed: Any) -> None:
         """Nothing is shared between the examples of a pass."""
@@ -66,8 +66,8 @@ class OneByOne:
         self, decoder: Any, packed: Any, which: Sequence[int], prefilled: None
     ) -> ResponseScores:
         """Score the examples `which`."""
-        own = self._prefill_model is None
-        prefill = decoder if own else self._prefill_model
+        own = self.prefill_model is None
+        prefill = decoder if own else self.prefill_model
         parts = [
             score_padded(prefill, decoder, [packed.examples[i]], train_prefill=own)
             for i in which
