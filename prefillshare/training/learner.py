@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from prefillshare.errors import ConfigError
 from prefillshare.training.attention import use_dense_attention
@@ -46,11 +48,19 @@ class Learner:
             group["lr"] = rate
         return rate
 
-    def update(self, max_grad_norm: float) -> None:
-        """One step along the gradients, which are then dropped."""
-        torch.nn.utils.clip_grad_norm_(list(self.trained.values()), max_grad_norm)
-        self.optimizer.step()
+    def update(self, max_grad_norm: float) -> float:
+        """One step along the gradients, which are then dropped; returns their norm.
+
+        If that is not finite, there is no step.
+        """
+        parameters = list(self.trained.values())
+        norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+        # Of parameters that are split, so is the norm.
+        value = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        if math.isfinite(value):
+            self.optimizer.step()
         self.optimizer.zero_grad()
+        return value
 
 
 def trained_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
@@ -89,8 +99,9 @@ def compile_layers(model: Any, backend: str) -> None:
 
 
 def checkpoint_activations(model: Any) -> None:
+    """Let each layer of `model` keep its input only, and be computed twice."""
     model.activation_checkpointing_enable({"use_reentrant": False})
     for module in model.modules():
         if hasattr(module, "_can_checkpoint_with_cache"):
-            # Our caches only are read, so computing a layer twice is safe.
+            # Packed rows' caches give a layer the same the second time.
             module._can_checkpoint_with_cache = True

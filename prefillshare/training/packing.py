@@ -50,12 +50,12 @@ class Row:
     def ids(self, device: torch.device) -> torch.Tensor:
         """`[1, T]`."""
         flat = [token for piece in self.pieces for token in piece.ids]
-        return torch.tensor([flat], device=device)
+        return torch.tensor([flat], dtype=torch.long, device=device)
 
     def positions(self, device: torch.device) -> torch.Tensor:
         """True positions `[1, T]`."""
         flat = [p.start + i for p in self.pieces for i in range(len(p.ids))]
-        return torch.tensor([flat], device=device)
+        return torch.tensor([flat], dtype=torch.long, device=device)
 
     def spans(self) -> Iterator[Span]:
         """Where each piece lies in the row."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import Cache, DynamicCache
+from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 from prefillshare.training.attention import (
@@ -57,6 +57,43 @@ class ReadCache(Cache):
         return int(self._held[layer_idx][0].shape[2])
 
 
+class PrefillCache(Cache):
+    """Records what a prefill row's layers make, behind what is `known`.
+
+    Recording ends with `take`: a layer that is computed once more, for the backward
+    pass, sees what it saw before, and keeps nothing alive.
+    """
+
+    def __init__(self, known: Layers | None = None) -> None:
+        super().__init__(layer_class_to_replicate=DynamicLayer)
+        self._known = known
+        self._made: dict[int, tuple[torch.Tensor, torch.Tensor]] | None = {}
+
+    def update(
+        self, key_states: Any, value_states: Any, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What layer `layer_idx` attends to."""
+        made = (key_states, value_states)
+        if self._known is not None:
+            keys, values = self._known[layer_idx]
+            made = (
+                torch.cat([keys, key_states], dim=2),
+                torch.cat([values, value_states], dim=2),
+            )
+        if self._made is not None:
+            self._made[layer_idx] = made
+        return made
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens known."""
+        return 0 if self._known is None else int(self._known[layer_idx][0].shape[2])
+
+    def take(self) -> Layers:
+        """All layers' keys and values; nothing is recorded from then on."""
+        made, self._made = self._made or {}, None
+        return tuple(made[index] for index in sorted(made))
+
+
 def prefill_row(
     model: Any,
     row: Row,
@@ -71,28 +108,28 @@ def prefill_row(
         known: those of the row's first `known_pieces` pieces, if they are at hand.
         inputs: more for the model's forward; `inputs_embeds` replaces the ids.
     """
-    # Layers of every kind keep all tokens: the mask applies a window.
-    cache = DynamicCache()
-    if known is not None:
-        cache = DynamicCache(ddp_cache_data=known)
-        row = Row(row.pieces[known_pieces:])
-    if row.pieces:
-        _forward(model, row, cache, **inputs)
-    layers: list[Any] = cache.layers
-    return tuple((layer.keys, layer.values) for layer in layers)
+    first = 0 if known is None else known_pieces
+    behind, rest = Row(row.pieces[:first]), Row(row.pieces[first:])
+    if known is not None and not rest.pieces:
+        return known
+    cache = PrefillCache(known)
+    if rest.pieces:
+        _forward(model, behind, rest, cache, **inputs)
+    return cache.take()
 
 
-def _forward(model: Any, row: Row, cache: DynamicCache, **inputs: Any) -> None:
-    past = cache.get_seq_length()
+def _forward(
+    model: Any, behind: Row, row: Row, cache: PrefillCache, **inputs: Any
+) -> None:
+    """One pass over `row`, which lies behind the row that the cache knows."""
     if "inputs_embeds" not in inputs:
         inputs["input_ids"] = row.ids(model.device)
     positions = row.positions(model.device)
-    if past == 0 and len(row.pieces) == 1:
+    if not behind.pieces and len(row.pieces) == 1:
         mask = None  # plain causal attention, which has the faster kernel
     else:
-        known = torch.arange(past, device=model.device)[None]
-        seen = torch.cat([known, positions], 1)
-        mask = attention_mask(model.config, row, past, positions, seen)
+        seen = torch.cat([behind.positions(model.device), positions], 1)
+        mask = attention_mask(model.config, row, behind.tokens, positions, seen)
     model(
         past_key_values=cache,
         attention_mask=mask,

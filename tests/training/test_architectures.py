@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,14 @@ from prefillshare.training.packing import pack
 from prefillshare.training.padded import OneByOne, needs_one_by_one
 from prefillshare.training.schemes.base import Scheme, score
 from prefillshare.training.schemes.cached import Cached
+from prefillshare.training.schemes.icarus import Icarus
+from prefillshare.training.schemes.one_row import OnePass, Own
+from prefillshare.training.schemes.recompute import Recompute
 from prefillshare.training.settings import CaseFiles, TrainSettings
 from tests.architectures import HYBRID, SLIDING, tiny
 from tests.conftest import make_decoder
 from tests.training.examples import group
+from tests.training.makers import activated_decoder
 
 
 def turn_by_turn(model: Any, decoder: Any, example: Example) -> torch.Tensor:
@@ -49,6 +54,30 @@ def test_scored_as_served(architecture: Architecture) -> None:
         scores = score(scheme, decoder, pack(examples))
         wanted = [turn_by_turn(made.model, decoder, each) for each in examples]
     torch.testing.assert_close(scores.logits, torch.cat(wanted), rtol=0, atol=made.band)
+
+
+SCHEMES: dict[str, Callable[[Any], Scheme]] = {
+    "cached": Cached,
+    "own": lambda _: Own(),
+    "icarus": Icarus,
+    "recompute": lambda base: Recompute(base, 1, 2),
+    "one pass": lambda _: OnePass(),
+}
+
+
+@pytest.mark.parametrize("architecture", SLIDING)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_packed_equals_one_by_one(architecture: Architecture, scheme: str) -> None:
+    """A window counts true positions, whatever else lies in the row."""
+    made = tiny(architecture)
+    make = activated_decoder if scheme == "one pass" else make_decoder
+    decoder = make(made.model, made.model_id).model
+    examples = group("shared_context") + group("conversation")
+    how = SCHEMES[scheme](made.model)
+    with torch.no_grad():
+        together = score(how, decoder, pack(examples)).logits
+        alone = [score(how, decoder, pack([each])).logits for each in examples]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=made.band)
 
 
 @pytest.mark.parametrize(

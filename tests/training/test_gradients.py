@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,7 +19,9 @@ from prefillshare.training.padded import OneByOne, score_padded
 from prefillshare.training.prefixes import PrefixStore
 from prefillshare.training.schemes.base import Scheme, score
 from prefillshare.training.schemes.cached import Cached
+from prefillshare.training.schemes.icarus import Icarus
 from prefillshare.training.schemes.one_row import OnePass, Own
+from prefillshare.training.schemes.recompute import Recompute
 from tests.conftest import make_decoder
 from tests.training.examples import UNITS, group
 from tests.training.makers import activated_decoder, full_decoder
@@ -80,17 +84,75 @@ def test_one_by_one_equals_packed(
     assert_same_gradients(own, gradients(OneByOne(None), model, examples))
 
 
+SCHEMES: dict[str, Callable[[PreTrainedModel], Scheme]] = {
+    "cached": Cached,
+    "own": lambda _: Own(),
+    "icarus": Icarus,
+    "recompute": lambda base: Recompute(base, 1, 2),
+    "recompute from the ids on": lambda base: Recompute(base, 0, 1),
+    "one pass": lambda _: OnePass(),
+}
+
+
+def counted_layers(model: torch.nn.Module) -> list[str]:
+    """Grows by the layer's name every time that one is computed."""
+    calls: list[str] = []
+    for name, module in model.named_modules():
+        if name.endswith(".self_attn"):
+            module.register_forward_pre_hook(lambda *_, n=name: calls.append(n))
+    return calls
+
+
 @pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_checkpointed_activations_have_the_same_gradients(
+    tiny_model: PreTrainedModel, tiny_id: ModelId, scheme: str, method: str
+) -> None:
+    """Each layer that has gradients is computed twice, and nothing else changes."""
+    make = make_decoder if method == "lora" else full_decoder
+    if scheme == "one pass":
+        if method == "full":
+            pytest.skip("only a LoRA adapter can be switched off")
+        make = activated_decoder
+    examples = group("shared_context")
+    model = make(tiny_model, tiny_id).model.train()
+    calls = counted_layers(model)
+    plain = gradients(SCHEMES[scheme](tiny_model), model, examples)
+    once = Counter(calls)
+    calls.clear()
+    checkpoint_activations(model)
+    checkpointed = gradients(SCHEMES[scheme](tiny_model), model, examples)
+    assert_same_gradients(plain, checkpointed)
+    assert once.total() >= tiny_model.config.num_hidden_layers
+    assert Counter(calls) == once + once
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_checkpointed_prefill_module_has_the_same_gradients(
     tiny_model: PreTrainedModel, tiny_id: ModelId, method: str
 ) -> None:
+    """Joint tuning: module and decoder, both with gradients and checkpointed."""
     make = make_decoder if method == "lora" else full_decoder
-    examples = group("shared_context")
-    for scheme in (Cached(tiny_model), Own()):
-        model = make(tiny_model, tiny_id).model.train()
-        plain = gradients(scheme, model, examples)
-        checkpoint_activations(model)
-        assert_same_gradients(plain, gradients(scheme, model, examples))
+    examples = group("conversation")
+    module = make(tiny_model, tiny_id).model.train()
+    decoder = make(tiny_model, tiny_id).model.train()
+    scheme = Cached(module, train_prefill=True)
+    both = torch.nn.ModuleList([module, decoder])
+
+    def of_both() -> dict[str, torch.Tensor]:
+        both.zero_grad()
+        gradients(scheme, decoder, examples)
+        named = both.named_parameters()
+        return {n: p.grad.clone() for n, p in named if p.grad is not None}
+
+    calls = counted_layers(both)
+    plain, once = of_both(), Counter(calls)
+    calls.clear()
+    checkpoint_activations(module)
+    checkpoint_activations(decoder)
+    assert_same_gradients(plain, of_both())
+    assert len(once) == 2 * tiny_model.config.num_hidden_layers
+    assert Counter(calls) == once + once
 
 
 def test_a_trained_prefill_gets_gradients_through_the_cache(
