@@ -13,6 +13,7 @@ single prompt would be, and the positions are the true ones.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -77,6 +78,22 @@ class Row:
             mask[start:stop, past + start : past + stop] = own
         return mask
 
+    def reordered(self, order: Sequence[int]) -> Row:
+        """Pieces `order[0], order[1] …`, each seeing what it saw.
+
+        A piece must come behind those that it sees.
+        """
+        spans, at = list(self.spans()), 0
+        moved: dict[Span, Span] = {}
+        pieces = []
+        for number in order:
+            piece = self.pieces[number]
+            sees = tuple(moved[span] for span in piece.sees)
+            pieces.append(Piece(piece.ids, piece.start, sees))
+            moved[spans[number]] = (at, at + len(piece.ids))
+            at += len(piece.ids)
+        return Row(tuple(pieces))
+
 
 @dataclass(frozen=True)
 class Packed:
@@ -89,6 +106,25 @@ class Packed:
     def decoder_row(self, which: Sequence[int]) -> Row:
         """The row of the examples `which`."""
         return Row(tuple(self.read[i] for i in which))
+
+    def shared_paths(self, min_tokens: int) -> list[tuple[int, ...]]:
+        """The paths through the tree, as numbers of pieces, that prompts share.
+
+        Each ends with a piece of `min_tokens` or more that several examples read (a
+        single example's own piece, if it is alone) and is no part of another.
+        """
+        pieces = self.prefill.pieces
+        number = {span: i for i, span in enumerate(self.prefill.spans())}
+        readers = Counter(span for piece in self.read for span in piece.sees)
+        wanted = min(2, len(self.read))
+        ends = [
+            i
+            for span, i in number.items()
+            if readers[span] >= wanted and len(pieces[i].ids) >= min_tokens
+        ]
+        paths = [(*(number[span] for span in pieces[i].sees), i) for i in ends]
+        inner = {i for path in paths for i in path[:-1]}
+        return [path for path in paths if path[-1] not in inner]
 
 
 def pack(examples: Sequence[Example]) -> Packed:

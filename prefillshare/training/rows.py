@@ -98,24 +98,45 @@ def prefill_row(
     model: Any,
     row: Row,
     known: Layers | None = None,
-    known_pieces: int = 1,
+    known_pieces: Sequence[int] = (),
     **inputs: Any,
 ) -> Layers:
     """The keys and values of a prefill row.
 
     Args:
         model: whose keys and values.
-        known: those of the row's first `known_pieces` pieces, if they are at hand.
+        known: those of the pieces `known_pieces` of the row, in that order, if they
+            are at hand; with a piece, those that it sees are known too.
         inputs: more for the model's forward; `inputs_embeds` replaces the ids.
     """
-    first = 0 if known is None else known_pieces
-    behind, rest = Row(row.pieces[:first]), Row(row.pieces[first:])
-    if known is not None and not rest.pieces:
-        return known
+    numbers = range(len(row.pieces))
+    order = [*known_pieces, *(i for i in numbers if i not in set(known_pieces))]
+    ordered, first = row.reordered(order), len(known_pieces)
+    behind, rest = Row(ordered.pieces[:first]), Row(ordered.pieces[first:])
     cache = PrefillCache(known)
     if rest.pieces:
         _forward(model, behind, rest, cache, **inputs)
-    return cache.take()
+    layers = cache.take() if rest.pieces else known or ()
+    if order == list(numbers):
+        return layers
+    spans = list(ordered.spans())
+    return join_layers([cut_layers(layers, *spans[order.index(i)]) for i in numbers])
+
+
+def cut_layers(layers: Layers, start: int, stop: int) -> Layers:
+    """Tokens `start` to `stop` (exclusive)."""
+    return tuple((k[:, :, start:stop], v[:, :, start:stop]) for k, v in layers)
+
+
+def join_layers(parts: Sequence[Layers]) -> Layers:
+    """The tokens of all `parts`, one behind the other."""
+    return tuple(
+        (
+            torch.cat([keys for keys, _ in layer], dim=2),
+            torch.cat([values for _, values in layer], dim=2),
+        )
+        for layer in zip(*parts, strict=True)
+    )
 
 
 def _forward(

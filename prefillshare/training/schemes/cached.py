@@ -12,26 +12,28 @@ from typing import Any
 import torch
 
 from prefillshare.training.objective import ResponseScores
-from prefillshare.training.packing import Packed, Row
+from prefillshare.training.packing import Packed, Piece, Row
 from prefillshare.training.prefixes import PrefixStore
 from prefillshare.training.rows import (
     Layers,
     ReadCache,
     attention_mask,
+    cut_layers,
+    join_layers,
     prefill_row,
     read_row,
 )
 
-# A shorter first piece is not worth a forward pass of its own, nor storing.
+# A shorter piece is not worth a forward pass of its own, nor storing.
 MIN_STORED_TOKENS = 32
 
 
 class Cached:
     """Reads the cache of `prefill_model`.
 
-    With a `store`, the first piece of every pass (a shared context) is computed once
-    and kept. `train_prefill` keeps gradients through the cache, for a prefill module
-    that is tuned together with its decoders.
+    With a `store`, what several prompts of a pass have in common (each context of
+    several) is computed once, by itself, and kept. `train_prefill` keeps gradients
+    through the cache, for a prefill module that is tuned together with its decoders.
     """
 
     def __init__(
@@ -48,7 +50,8 @@ class Cached:
     def prefill(self, packed: Packed) -> Layers:
         """The keys and values of the prefill row."""
         with torch.set_grad_enabled(self._train_prefill and torch.is_grad_enabled()):
-            return prefill_row(self.prefill_model, packed.prefill, self._first(packed))
+            known, pieces = self._stored(packed)
+            return prefill_row(self.prefill_model, packed.prefill, known, pieces)
 
     def read(
         self, decoder: Any, packed: Packed, which: Sequence[int], prefilled: Layers
@@ -59,27 +62,26 @@ class Cached:
         examples = [packed.examples[i] for i in which]
         return read_row(decoder, row, examples, ReadCache(prefilled), mask)
 
-    def _first(self, packed: Packed) -> Layers | None:
-        """The first piece's keys and values, out of the store or computed for it."""
-        pieces = packed.prefill.pieces
-        if not self._store or not pieces or not _is_worth_storing(packed):
-            return None
-        first = Row(pieces[:1])
-        return self._store.get(
-            pieces[0].ids, lambda: prefill_row(self.prefill_model, first)
-        )
+    def _stored(self, packed: Packed) -> tuple[Layers | None, list[int]]:
+        """Of which pieces the store has, or now gets, the keys and values; and these.
 
+        What is stored begins with a prompt's first token: it depends on no other
+        prompt of the pass, so it is equal to the bit wherever it comes from.
+        """
+        pieces, known = packed.prefill.pieces, list[int]()
+        parts: list[Layers] = []
+        for path in packed.shared_paths(MIN_STORED_TOKENS) if self._store else []:
+            ids = tuple(token for i in path for token in pieces[i].ids)
+            fresh = [i for i in path if i not in known]
+            layers = self._get(ids)
+            parts.append(cut_layers(layers, pieces[fresh[0]].start, len(ids)))
+            known += fresh
+        return (join_layers(parts) if parts else None), known
 
-def _is_worth_storing(packed: Packed) -> bool:
-    """Whether the first piece is long, and all that a prompt or several begin with.
-
-    One of several prompts that have nothing in common is not: it would take memory
-    and a forward pass of its own.
-    """
-    length = len(packed.prefill.pieces[0].ids)
-    readers = sum((0, length) in piece.sees for piece in packed.read)
-    alone = len(packed.read) == 1
-    return length >= MIN_STORED_TOKENS and (alone or readers > 1)
+    def _get(self, ids: tuple[int, ...]) -> Layers:
+        assert self._store is not None
+        alone = Row((Piece(ids, 0, ()),))
+        return self._store.get(ids, lambda: prefill_row(self.prefill_model, alone))
 
 
 def reading_mask(decoder: Any, prefill: Row, row: Row) -> Any:

@@ -28,7 +28,10 @@ class Icarus(Cached):
         everything = Row((*packed.prefill.pieces, *row.pieces))
         with torch.no_grad():
             layers = prefill_row(
-                self.prefill_model, everything, prefilled, len(packed.prefill.pieces)
+                self.prefill_model,
+                everything,
+                prefilled,
+                range(len(packed.prefill.pieces)),
             )
         mask = reading_mask(decoder, packed.prefill, row)
         examples = [packed.examples[i] for i in which]
