@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 
 from prefillshare.errors import CheckpointError, ConfigError, PrefillShareError
 from prefillshare.training.checkpoint import (
@@ -21,6 +22,7 @@ from prefillshare.training.checkpoint import (
     set_random_states,
 )
 from prefillshare.training.data import Example, Group
+from prefillshare.training.finite import FiniteGuard
 from prefillshare.training.hub import publish, require_publishable
 from prefillshare.training.learner import Learner
 from prefillshare.training.metrics import MetricsLog, StepLog
@@ -105,6 +107,7 @@ class Trainer:
             for groups in experiment.groups
         ]
         self.step = 0
+        self._finite = FiniteGuard(settings, accelerator)
         self._strategy = strategy or Whole(accelerator, settings)
         if self._strategy.name != Whole.name and experiment.unsplittable:
             raise ConfigError(
@@ -118,12 +121,12 @@ class Trainer:
 
         Raises:
             CheckpointError: state or result could not be written.
-            PrefillShareError: the loss is not finite.
+            PrefillShareError: a loss, a gradient or a weight is not finite.
         """
         try:
             with closing(self.experiment):
                 return self._run(progress)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise CheckpointError(
                 f"{self.settings.output} cannot be written: {error}; free space or "
                 "choose another `output`, then start again: training resumes from the "
@@ -146,6 +149,7 @@ class Trainer:
                 progress(entry)
                 if self.step % settings.checkpoint_every == 0:
                     self._checkpoint()
+        self._finite.weights(self.experiment.learners, self.step)
         models = [self._strategy.whole(each) for each in self.experiment.learners]
         self.experiment.adopt(models)
         saved = self.experiment.save() if self._is_main else None
@@ -165,27 +169,31 @@ class Trainer:
             learner.model.train()
             rate = learner.set_rate(self.step, settings)
         tokens = [schedule.tokens(self.step) for schedule in self._schedules]
-        read = 0
-        losses = torch.zeros(len(tokens), dtype=torch.float64)
+        # The losses, and last how many tokens were read.
+        sums = torch.zeros(len(tokens) + 1, dtype=torch.float64)
         passes = self._passes()
         for i, examples in enumerate(passes, start=1):
-            read += sum(example.tokens for part in examples for example in part)
+            sums[-1] += sum(example.tokens for part in examples for example in part)
             for loss in self.experiment.losses(examples):
                 # Means over the step's tokens, however they are cut into passes.
                 mean = loss.value / tokens[loss.data]
                 learner = self.experiment.learners[loss.data]
                 self._strategy.backward(learner, mean, last=i == len(passes))
-                losses[loss.data] += mean.item()
-        losses = self.accelerator.reduce(losses.to(self.accelerator.device), "sum")
-        self._require_finite(losses)
-        for learner in self.experiment.learners:
-            self._strategy.update(learner)
-        self.step += 1
+                sums[loss.data] += mean.item()
+        sums = self.accelerator.reduce(sums.to(self.accelerator.device), "sum")
+        *losses, read = sums.tolist()
+        self._update(losses)
         seconds = time.perf_counter() - began
-        world = self.accelerator.num_processes
-        return StepLog(
-            self.step, settings.steps, losses.mean().item(), rate, seconds, read * world
-        )
+        mean_loss = sum(losses) / len(losses)
+        return StepLog(self.step, settings.steps, mean_loss, rate, seconds, int(read))
+
+    def _update(self, losses: list[float]) -> None:
+        """The optimizers' step, unless a number says that it would lead nowhere."""
+        at = self.step + 1
+        self._finite.losses(losses, at)
+        for learner in self.experiment.learners:
+            self._finite.gradient(self._strategy.update(learner), learner.name, at)
+        self.step = at
 
     def _passes(self) -> list[list[list[Example]]]:
         """This process's examples of this step, by pass and data stream."""
@@ -200,16 +208,9 @@ class Trainer:
             for first in range(0, self.settings.batch.units, size)
         ]
 
-    def _require_finite(self, losses: torch.Tensor) -> None:
-        if not torch.isfinite(losses).all():
-            raise PrefillShareError(
-                f"the loss is {losses.tolist()} at step {self.step}; lower "
-                f"learning_rate (now {self.settings.learning_rate}) or use a wider "
-                "dtype; the last checkpoint is untouched"
-            )
-
     def _checkpoint(self) -> None:
         learners, strategy = self.experiment.learners, self._strategy
+        self._finite.weights(learners, self.step)
         weights = {
             f"{learner.name}/{name}": tensor
             for learner in learners

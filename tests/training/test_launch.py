@@ -68,7 +68,7 @@ def test_two_processes_with_one_unit_equal_one_process_with_two(
         },
     }
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(config))
-    losses = {}
+    losses, tokens = {}, {}
     for processes, units in ((2, 1), (1, 2)):
         output = tmp_path / str(processes)
         arguments = ["train", "--config", str(tmp_path / "train.yaml")]
@@ -77,6 +77,10 @@ def test_two_processes_with_one_unit_equal_one_process_with_two(
         out = tmp_path / f"{processes}.json"
         assert main([*arguments, "--json", str(out)]) == 0
         losses[processes] = json.loads(out.read_text())["results"]["losses"]
+        lines = (output / "metrics.jsonl").read_text().splitlines()
+        tokens[processes] = [json.loads(line)["tokens"] for line in lines]
+    assert tokens[1] == tokens[2]
+    assert len(set(tokens[1])) > 1
     assert losses[1][-1] < losses[1][0]
     assert losses[2] == pytest.approx(losses[1], rel=0, abs=1e-8)
     weights = [

@@ -201,7 +201,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
             parameter = next(iter(trainer.experiment.learners[0].trained.values()))
             parameter.data.fill_(float("nan"))
 
-    with pytest.raises(PrefillShareError, match="loss is .nan. at step 4; lower"):
+    with pytest.raises(PrefillShareError, match="loss is .nan. at step 5; the last"):
         trainer.run(spoil)
     loaded = load_checkpoint(tmp_path / "checkpoint")
     assert loaded is not None

@@ -47,15 +47,18 @@ class Whole:
         """
         torch.autograd.backward(loss)
 
-    def update(self, learner: Learner) -> None:
-        """One optimizer step along the sum of all processes' gradients."""
+    def update(self, learner: Learner) -> float:
+        """One optimizer step along the sum of all processes' gradients.
+
+        Returns the norm of that sum. If it is not finite, the run has to end.
+        """
         # By hand: the model runs several times a step, which a gradient-bucketing
         # wrapper does not allow.
         if self.accelerator.num_processes > 1:
             for parameter in learner.trained.values():
                 if parameter.grad is not None:
                     parameter.grad = self.accelerator.reduce(parameter.grad, "sum")
-        learner.update(self.settings.max_grad_norm)
+        return learner.update(self.settings.max_grad_norm)
 
     def weights(self, learner: Learner) -> Tensors:
         """The trained parameters, whole, by name; empty but on the main process."""

@@ -65,9 +65,11 @@ class DeepSpeed(Whole):
         engine.set_gradient_accumulation_boundary(last)
         engine.backward(loss * self.accelerator.num_processes)
 
-    def update(self, learner: Learner) -> None:
-        """The engine clips, steps and drops the gradients."""
-        self._engines[learner.name].step()
+    def update(self, learner: Learner) -> float:
+        """The engine clips, steps whatever the norm is, and drops the gradients."""
+        engine = self._engines[learner.name]
+        engine.step()
+        return float(engine.get_global_grad_norm())
 
     def optimizer_state(self, learner: Learner) -> dict[str, Any]:
         """The parts of all processes, stacked by process `[P, ...]`."""

@@ -74,9 +74,9 @@ class Fsdp2(Whole):
                 unit.set_gradient_divide_factor(1.0)
                 unit.set_force_sum_reduction_for_comms(True)
 
-    def update(self, learner: Learner) -> None:
+    def update(self, learner: Learner) -> float:
         """The backward passes summed the gradients."""
-        learner.update(self.settings.max_grad_norm)
+        return learner.update(self.settings.max_grad_norm)
 
     def weights(self, learner: Learner) -> Tensors:
         """Gathered one by one, into the main process's memory."""
