@@ -14,7 +14,7 @@ from typing import Any
 
 from prefillshare.errors import DataError
 from prefillshare.evals.runner import evaluate
-from prefillshare.evals.statistics import Interval, bootstrap, paired_difference
+from prefillshare.evals.statistics import Interval, mean_interval, paired_difference
 from prefillshare.tasks.base import Unit
 from prefillshare.training.data import Tokenisation
 from prefillshare.training.schemes.base import Scheme
@@ -41,7 +41,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Consistency:
-    """What one system's verdicts are worth; intervals by bootstrap over contexts.
+    """What one system's verdicts are worth; intervals over contexts.
 
     Attributes:
         accuracy: the share of samples with the right verdict.
@@ -165,11 +165,11 @@ def _consistency(
     same, their_same = _same(pairs, said), _same(pairs, unshared)
     flips = [float(a != b) for a, b in zip(said, unshared, strict=True)]
     return Consistency(
-        bootstrap(right, contexts),
-        bootstrap(same, pair_contexts),
-        bootstrap([right[one] * right[two] for one, two in pairs], pair_contexts),
-        bootstrap([float(verdict == "first") for verdict in said], contexts),
-        bootstrap(flips, contexts),
+        mean_interval(right, contexts),
+        mean_interval(same, pair_contexts),
+        mean_interval([right[one] * right[two] for one, two in pairs], pair_contexts),
+        mean_interval([float(verdict == "first") for verdict in said], contexts),
+        mean_interval(flips, contexts),
         paired_difference(right, theirs, contexts),
         paired_difference(same, their_same, pair_contexts),
     )

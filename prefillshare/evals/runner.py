@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from prefillshare.evals.calibration import calibration
-from prefillshare.evals.statistics import Interval, bootstrap
+from prefillshare.evals.statistics import Interval, mean_interval
 from prefillshare.training.data import Example, Group
 from prefillshare.training.packing import pack
 from prefillshare.training.schemes.base import Scheme, score
@@ -51,7 +51,7 @@ class Scores:
         With JSON answers also `fields`, the accuracy of each; `calibration_error`
         where it is known.
         """
-        nll, exact = (bootstrap(x, self.context) for x in (self.nll, self.exact))
+        nll, exact = (mean_interval(x, self.context) for x in (self.nll, self.exact))
         summary = {
             "nll": nll.mean,
             "exact_match": exact.mean,

@@ -1,4 +1,4 @@
-"""Means with their intervals: one seed by bootstrap, several by two-way clustering.
+"""Means with their intervals, over clusters of examples and over seeds.
 
 Shapes: S seeds, N examples, C clusters of examples.
 """
@@ -28,35 +28,27 @@ class Interval:
     high: float
 
 
-def bootstrap(
-    values: Sequence[float],
-    clusters: Sequence[int] | None = None,
-    *,
-    resamples: int = 2000,
-    seed: int = 0,
+def mean_interval(
+    values: Sequence[float], clusters: Sequence[int] | None = None
 ) -> Interval:
-    """The mean of `values`, resampled by cluster.
+    """The mean of `values` with its 95 % interval, clustered: see `crossed_interval`.
+
+    Where every value is 0 or 1 the interval is kept within 0 and 1. One cluster has no
+    spread to estimate: its ends are not numbers.
 
     Args:
         clusters: which values belong together (questions over one context are not
             independent); by default each stands for itself.
 
     Raises:
-        ValueError: no values, or a cluster number missing for some.
+        DataError: no values, or a cluster number missing for some.
     """
-    x = np.asarray(values, dtype=float)
-    labels = np.arange(len(x)) if clusters is None else np.asarray(clusters)
-    if len(x) == 0 or len(labels) != len(x):
-        raise ValueError(f"{len(x)} values with {len(labels)} cluster numbers")
-    _, index = np.unique(labels, return_inverse=True)
-    sums = np.bincount(index, weights=x)
-    counts = np.bincount(index)
-    drawn = np.random.default_rng(seed).integers(
-        0, len(sums), size=(resamples, len(sums))
-    )
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return Interval(float(x.mean()), float(low), float(high))
+    if len(set(clusters if clusters is not None else range(len(values)))) == 1:
+        return Interval(sum(values) / len(values), math.nan, math.nan)
+    found = crossed_interval([values], clusters)
+    if not set(values) <= {0.0, 1.0}:
+        return found
+    return Interval(found.mean, max(0.0, found.low), min(1.0, found.high))
 
 
 def paired_difference(
@@ -64,7 +56,7 @@ def paired_difference(
 ) -> Interval:
     """The mean of `a - b` over the same examples, with its interval."""
     pairs = zip(a, b, strict=True)
-    return bootstrap([x - y for x, y in pairs], clusters)
+    return mean_interval([x - y for x, y in pairs], clusters)
 
 
 @dataclass(frozen=True)

@@ -1,28 +1,39 @@
-"""Bootstrap intervals."""
+"""Intervals of one run's scores."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
 
-from prefillshare.evals.statistics import bootstrap, paired_difference
+from prefillshare.errors import DataError
+from prefillshare.evals.statistics import mean_interval, paired_difference
 
 
-def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
+@pytest.mark.parametrize("clusters", [4, 8, 40])
+def test_the_interval_covers_the_mean_as_often_as_it_says(clusters: int) -> None:
     rng = np.random.default_rng(1)
     covered = 0
-    for i in range(200):
-        interval = bootstrap(list(rng.normal(3.0, 1.0, 40)), seed=i, resamples=400)
-        covered += interval.low <= 3.0 <= interval.high
-    # Binomial(200, 0.95) lies within this range with probability above 0.999.
-    assert 176 <= covered <= 199
+    for _ in range(400):
+        shared = np.repeat(rng.normal(3.0, 1.0, clusters), 5)
+        values = shared + rng.normal(0.0, 1.0, 5 * clusters)
+        found = mean_interval(values.tolist(), np.arange(5 * clusters) // 5)  # type: ignore[arg-type]
+        covered += found.low <= 3.0 <= found.high
+    # Binomial(400, 0.95) lies within this range with probability above 0.999.
+    assert 364 <= covered <= 395
 
 
 def test_clusters_widen_the_interval() -> None:
     values = [float(i // 8) for i in range(64)]
-    alone = bootstrap(values)
-    together = bootstrap(values, [i // 8 for i in range(64)])
+    alone = mean_interval(values)
+    together = mean_interval(values, [i // 8 for i in range(64)])
     assert together.high - together.low > 2 * (alone.high - alone.low)
+
+
+def test_a_share_stays_within_its_range() -> None:
+    found = mean_interval([1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    assert found.low == 0.0 < found.mean < found.high < 1.0
 
 
 def test_a_paired_difference_ignores_what_both_share() -> None:
@@ -31,6 +42,11 @@ def test_a_paired_difference_ignores_what_both_share() -> None:
     assert interval.low == pytest.approx(1) == interval.high
 
 
+def test_one_cluster_has_a_mean_and_no_interval() -> None:
+    found = mean_interval([1.0, 3.0], [7, 7])
+    assert found.mean == 2.0 and math.isnan(found.low) and math.isnan(found.high)
+
+
 def test_lengths_must_agree() -> None:
-    with pytest.raises(ValueError, match="2 values with 3 cluster numbers"):
-        bootstrap([1.0, 2.0], [0, 1, 2])
+    with pytest.raises(DataError, match="2 examples with 3 cluster numbers"):
+        mean_interval([1.0, 2.0], [0, 1, 2])

@@ -56,7 +56,7 @@ def _setup(
         "right and a wrong answer, each in both orders, over "
         f"{results['contexts']} contexts of {_range(test)} records. A verdict is the "
         "likelier of the two allowed answers. One seed a system, so intervals "
-        "(bootstrap over contexts, 95 %) cover the test examples only.\n"
+        "(95 %, over contexts) cover the test examples only.\n"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from prefillshare.evals.statistics import bootstrap
+from prefillshare.evals.statistics import mean_interval
 from prefillshare.tasks.casefile import Case, agent_named
 from prefillshare.tasks.casefile.handoff import Said, TurnMarks, mark_chain
 
@@ -49,7 +49,7 @@ def _row(chains: Sequence[Sequence[TurnMarks]], i: int, agent: str) -> dict[str,
         "inherited": [float(mark.inherited) for mark in marks],
         "chain": [float(all(m.right for m in chain[: i + 1])) for chain in chains],
     }
-    intervals = {name: bootstrap(values) for name, values in shares.items()}
+    intervals = {name: mean_interval(values) for name, values in shares.items()}
     return {
         "depth": i + 1,
         "agent": agent,

@@ -109,7 +109,7 @@ def accuracy_table(accuracy: Mapping[str, Any], roles: Mapping[str, str]) -> str
             )
     note = (
         "Exact match: greedy decoding yields the reference token for token. Intervals: "
-        "bootstrap over contexts.\n"
+        "95 %, over contexts.\n"
     )
     return "\n".join(lines) + "\n\n" + note + _fields_table(accuracy)
 
@@ -237,7 +237,7 @@ def _chains(chains: Mapping[str, Any]) -> str:
         "Right: what a chain without a mistake would have said. Given what was said: "
         "what follows from the case file and the earlier answers, right or wrong; an "
         "inherited mistake is an answer that follows, but is not right. Intervals: "
-        "bootstrap over chains.\n"
+        "95 %, over chains.\n"
     )
     return table(columns, rows) + note
 
