@@ -15,6 +15,7 @@ from prefillshare.bench.accuracy.runs import Run, run_system
 from prefillshare.bench.accuracy.scoring import cells
 from prefillshare.bench.accuracy.settings import AccuracySettings
 from prefillshare.errors import PrefillShareError
+from prefillshare.evals.answers import mark_figures
 from prefillshare.evals.noninferiority import non_inferiority
 from prefillshare.evals.runner import Scores
 from prefillshare.evals.statistics import crossed_interval
@@ -55,6 +56,7 @@ def run_accuracy(settings: AccuracySettings, model: Path) -> dict[str, Any]:
             reading: {test: _figures(scores) for test, scores in by_test.items()}
             for reading, by_test in finals.items()
         },
+        "answers": _answers(settings, runs),
         "curves": _curves(settings, runs),
         "compare": _compare(settings, finals),
         "seconds_per_step": {
@@ -78,6 +80,19 @@ def _finals(
             by_seed = {seed: run.finals[key] for seed, run in made.items()}
             finals.setdefault(cell.reading, {})[cell.test] = by_seed
     return finals
+
+
+def _answers(settings: AccuracySettings, runs: Runs) -> dict[str, dict[str, Any]]:
+    """By reading and test, the marks of generated answers, over seeds and units."""
+    found: dict[str, dict[str, Any]] = {}
+    for system, made in runs.items():
+        for cell in cells(settings, system) if settings.generate and made else ():
+            key = cell.answers_key(settings)
+            every = [run.answers[key] for run in made.values()]
+            seeds = [each for each in every if each is not None]
+            if seeds:
+                found.setdefault(cell.reading, {})[cell.test] = mark_figures(seeds)
+    return found
 
 
 def _made(runs: Runs) -> list[dict[str, Any]]:

@@ -28,6 +28,7 @@ def accuracy_page(
         "## At the last step\n",
         _finals(results["systems"]),
         *_verdicts(results["compare"], config["margin"]),
+        *_answers(results["answers"]),
         "## Over training\n",
         "Exact match (NLL), means over seeds.\n",
         *(_curve(test, results["curves"][test]) for test in tests),
@@ -116,6 +117,28 @@ def _final(row: Mapping[str, Any]) -> list[str]:
         f"{row['calibration_error']:.3f}" if "calibration_error" in row else "–",
         str(row["examples"]),
     ]
+
+
+def _answers(answers: Mapping[str, Any]) -> Iterator[str]:
+    if not answers:
+        return
+    yield "## Generated answers, marked by the task's scorer\n"
+    yield (
+        "Greedy, as they are served. The scorer reads structure where exact match asks "
+        "for every token: a tool call, a number, a program's tests.\n"
+    )
+    rows = [
+        [test, system, name, f"{x['mean']:.1%}", _ends(x), str(x["n"])]
+        for system, tests in answers.items()
+        for test, marks in tests.items()
+        for name, x in marks.items()
+    ]
+    yield table(["test", "system", "mark", "right", "95 %", "n"], sorted(rows))
+
+
+def _ends(interval: Mapping[str, Any]) -> str:
+    low, high = interval["low"], interval["high"]
+    return "–" if low is None else f"{low:.1%} to {high:.1%}"
 
 
 def _verdicts(compare: Sequence[Mapping[str, Any]], margin: float) -> Iterator[str]:

@@ -19,9 +19,10 @@ from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
 from prefillshare.bench.accuracy.keys import chosen, digest
-from prefillshare.bench.accuracy.scoring import Scorer, cells
+from prefillshare.bench.accuracy.scoring import Cell, Scorer, cells
 from prefillshare.bench.accuracy.settings import AccuracySettings
 from prefillshare.errors import PrefillShareError
+from prefillshare.evals.answers import Answers
 from prefillshare.evals.runner import Scores
 from prefillshare.kv.identity import ModelId
 from prefillshare.report import progress, say
@@ -46,6 +47,8 @@ class Run:
         trained: whether they are there, trained to the end.
         curve: by reading and test, points of step, nll and exact_match.
         finals: scores of the trained decoders, by `Cell.key`.
+        answers: theirs, generated and marked, by `Cell.answers_key`; None where a
+            reading cannot be served.
         seconds: of each training step.
         made: where and with what it was trained: commit, versions, processor.
     """
@@ -56,6 +59,7 @@ class Run:
     finals: dict[str, Scores] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
     made: dict[str, Any] = field(default_factory=dict)
+    answers: dict[str, Answers | None] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path, key: str) -> Run:
@@ -73,14 +77,20 @@ class Run:
                 "delete that folder"
             )
         finals = {k: _scores(fields) for k, fields in stored.pop("finals").items()}
-        return cls(**stored, finals=finals)
+        answers = {
+            k: fields and Answers(**fields)
+            for k, fields in stored.pop("answers", {}).items()
+        }
+        return cls(**stored, finals=finals, answers=answers)
 
     def save(self, path: Path) -> None:
         """Replace the file at `path`, all of it or nothing."""
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_suffix(".partial")
         finals = {key: asdict(scores) for key, scores in self.finals.items()}
-        fresh.write_text(json.dumps({**vars(self), "finals": finals}))
+        answers = {key: x and asdict(x) for key, x in self.answers.items()}
+        kept = {**vars(self), "finals": finals, "answers": answers}
+        fresh.write_text(json.dumps(kept))
         fresh.replace(path)
 
     def note(self, step: int, reading: str, test: str, scores: Scores) -> None:
@@ -111,8 +121,10 @@ def run_system(
             if not run.trained:
                 _train(settings, system, training, run, path)
             _score(settings, system, training, run, path)
+            _answer(settings, system, training, run, path)
     wanted = {cell.key(settings.test_units) for cell in cells(settings, system)}
-    return run if wanted <= run.finals.keys() else None
+    scored = wanted <= run.finals.keys()
+    return run if scored and not _unanswered(settings, system, run) else None
 
 
 def _train(
@@ -163,6 +175,34 @@ def _score(
         run.save(path)
         exact = sum(scores.exact) / len(scores.exact)
         say(f"{cell.reading}, seed {training.seed}, {cell.test}: {exact:.1%}")
+
+
+def _answer(
+    settings: AccuracySettings,
+    system: str,
+    training: TrainSettings,
+    run: Run,
+    path: Path,
+) -> None:
+    """Generate and mark what is not answered yet."""
+    left = _unanswered(settings, system, run)
+    if not left:
+        return
+    scorer = Scorer(settings, Workshop.open(training, Accelerator().device))
+    for cell in left:
+        answers = scorer.answers(cell, training)
+        run.answers[cell.answers_key(settings)] = answers
+        run.save(path)
+        if answers is not None:
+            count = len(answers.texts)
+            say(f"{cell.reading}, seed {training.seed}, {cell.test}: {count} answers")
+
+
+def _unanswered(settings: AccuracySettings, system: str, run: Run) -> list[Cell]:
+    if settings.generate is None:
+        return []
+    every = cells(settings, system)
+    return [cell for cell in every if cell.answers_key(settings) not in run.answers]
 
 
 def _module(

@@ -9,10 +9,17 @@ from typing import Any
 
 from prefillshare.bench.accuracy.keys import chosen_task, digest
 from prefillshare.bench.accuracy.settings import AccuracySettings, test_title
+from prefillshare.evals.answers import (
+    Answers,
+    generate_answers,
+    score_answers,
+    serving_prefill,
+)
 from prefillshare.evals.runner import Scores, evaluate
 from prefillshare.models.decoder import Decoder
 from prefillshare.training.data import Group
 from prefillshare.training.decoders import Workshop, scheme_of
+from prefillshare.training.schemes.base import Scheme
 from prefillshare.training.settings import TaskSettings, TrainSettings, build_task
 
 
@@ -37,6 +44,10 @@ class Cell:
         """A digest of what a score depends on, beside the decoder."""
         about = [dict(self.changes), chosen_task(self.task), units]
         return digest(about)[:16]
+
+    def answers_key(self, settings: AccuracySettings) -> str:
+        """A digest of what generated answers depend on, beside the decoder."""
+        return digest([self.key(settings.generate), settings.max_tokens])[:16]
 
 
 def cells(settings: AccuracySettings, system: str) -> Iterator[Cell]:
@@ -71,9 +82,7 @@ class Scorer:
         self, cell: Cell, model: Any, training: TrainSettings, units: int | None
     ) -> Scores:
         """The first `units` units of the cell's test, as its reading reads them."""
-        scheme = scheme_of(
-            self._settings.reading(training, cell.changes), self._workshop.base, None
-        )
+        scheme = self._scheme(cell, training)
         model.eval()
         groups = self._test(cell)[:units]
         return evaluate(
@@ -82,10 +91,38 @@ class Scorer:
 
     def saved(self, cell: Cell, training: TrainSettings) -> Scores:
         """The final score of a decoder that was saved."""
+        model = self._load(cell, training).model
+        return self.score(cell, model, training, self._settings.test_units)
+
+    def answers(self, cell: Cell, training: TrainSettings) -> Answers | None:
+        """Marked answers of a decoder that was saved; None if it cannot be served so.
+
+        Raises:
+            SandboxError: the test runs programs and this machine cannot confine them.
+        """
+        decoder = self._load(cell, training)
+        prefill = serving_prefill(self._scheme(cell, training), decoder.model)
+        if prefill is None:
+            return None
+        task = build_task(cell.task)
+        units = task.units("test")[: self._settings.generate]
+        texts = generate_answers(
+            prefill,
+            decoder,
+            self._workshop.tokenisation,
+            units,
+            max_tokens=self._settings.max_tokens,
+        )
+        return score_answers(task, units, texts)
+
+    def _load(self, cell: Cell, training: TrainSettings) -> Decoder:
         workshop = self._workshop
         directory = training.output / cell.folder
-        decoder = Decoder.load(directory, workshop.base, workshop.model_id)
-        return self.score(cell, decoder.model, training, self._settings.test_units)
+        return Decoder.load(directory, workshop.base, workshop.model_id)
+
+    def _scheme(self, cell: Cell, training: TrainSettings) -> Scheme:
+        reading = self._settings.reading(training, cell.changes)
+        return scheme_of(reading, self._workshop.base, None)
 
     def _test(self, cell: Cell) -> list[Group]:
         key = cell.key(None)
