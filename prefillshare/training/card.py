@@ -67,7 +67,7 @@ def write_decoder_card(
     device: torch.device,
 ) -> None:
     """Write the card of the decoder that was saved into `directory`."""
-    adapter = settings.method == "lora"
+    adapter = (directory / "adapter_config.json").is_file()
     module = ModelId(record.model_id).short
     about = [
         f"# {record.name}: a decoder on prefill module {module}",

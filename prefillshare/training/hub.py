@@ -16,11 +16,17 @@ from prefillshare.training.settings import RunSettings
 def repositories(repository: str, directories: Sequence[Path]) -> dict[str, Path]:
     """The repository of each result: `repository`, or of several `repository-NAME`.
 
-    Several results lie in `NAME/decoder` each.
+    Several decoders lie in `NAME/decoder` each; beside them a module, if there is one,
+    which is `repository`.
     """
     if len(directories) == 1:
         return {repository: directories[0]}
-    return {f"{repository}-{each.parent.name}": each for each in directories}
+    return {
+        f"{repository}-{each.parent.name}"
+        if each.name == "decoder"
+        else repository: each
+        for each in directories
+    }
 
 
 def require_publishable(settings: RunSettings, directories: Sequence[Path]) -> None:

@@ -8,18 +8,22 @@ decoders for other tasks are trained.
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
-from prefillshare.errors import CheckpointError
+from prefillshare.errors import CheckpointError, PrefillShareError
+from prefillshare.kv.identity import ModelId
 from prefillshare.models.decoder import Decoder
 from prefillshare.models.loading import load_tokenizer
-from prefillshare.training.card import write_module_card
-from prefillshare.training.data import Example
+from prefillshare.training.card import write_decoder_card, write_module_card
+from prefillshare.training.data import Example, Group
 from prefillshare.training.decoders import Workshop
 from prefillshare.training.learner import Learner
 from prefillshare.training.packing import pack
@@ -44,6 +48,7 @@ class PrefillExperiment:
         # A mixture is one stream in which the tasks take turns by chance.
         self.groups = [workshop.groups(tasks)]
         if settings.mode == "joint":
+            _require_distinct([task.name for task in tasks])
             self.groups = [workshop.groups([task]) for task in tasks]
             self._readers = [
                 workshop.decoder(task.name, task.suffix, "shared") for task in tasks
@@ -84,8 +89,12 @@ class PrefillExperiment:
         return self.settings.output / "module"
 
     def directories(self) -> list[Path]:
-        """The module's alone."""
-        return [self.directory]
+        """The module's, then those of the decoders that were trained with it."""
+        names = [each.record.name for each in self._readers]
+        return [self.directory, *(self._directory_of(name) for name in names)]
+
+    def _directory_of(self, name: str) -> Path:
+        return self.settings.output / name / "decoder"
 
     def require_replaceable(self) -> None:
         """A module that decoders may have been trained on is never replaced."""
@@ -94,27 +103,80 @@ class PrefillExperiment:
                 f"{self.directory} holds a tuned prefill module already, and decoders "
                 "belong to it; choose another `output`, or delete it"
             )
+        for directory in self.directories()[1:]:
+            if directory.exists():
+                raise CheckpointError(
+                    f"{directory} holds a decoder already, of another module than is "
+                    "trained here; choose another `output`, or delete it"
+                )
 
     def save(self) -> Path:
-        """Write the module as a model directory, adapters merged, with its card."""
+        """Write the module, and decoders trained with it, with their cards.
+
+        The module is a model directory, its adapter merged. It comes last: a run that
+        is cut before has no module.
+
+        Raises:
+            CheckpointError: something could not be written; nothing is left of it.
+        """
         fresh = self.directory.with_name("module.partial")
-        shutil.rmtree(fresh, ignore_errors=True)
-        model = self.module.model
-        merged = model.merge_and_unload() if self.settings.method == "lora" else model
-        merged.save_pretrained(str(fresh))
-        load_tokenizer(self.settings.model).save_pretrained(str(fresh))
-        names = [each.record.name for each in self._readers] or ["all tasks"]
-        data = dict(zip(names, self.groups, strict=True))
-        write_module_card(fresh, self.settings, data, self.workshop.base.device)
-        fresh.rename(self.directory)
+        try:
+            shutil.rmtree(fresh, ignore_errors=True)
+            self._write_module(fresh)
+            for reader, groups in zip(self._readers, self.groups, strict=False):
+                self._save_reader(reader, groups, ModelId.from_directory(fresh))
+            fresh.rename(self.directory)
+        except (OSError, SafetensorError, CheckpointError) as error:
+            for each in (fresh, *self.directories()[1:]):
+                shutil.rmtree(each, ignore_errors=True)
+            raise CheckpointError(
+                f"the prefill module {self.directory} could not be written: {error}; "
+                "free space, then start again: training resumes from the last whole "
+                "checkpoint"
+            ) from error
         return self.directory
 
+    def _write_module(self, directory: Path) -> None:
+        self._whole(self.module.model).save_pretrained(str(directory))
+        load_tokenizer(self.settings.model).save_pretrained(str(directory))
+        names = [each.record.name for each in self._readers] or ["all tasks"]
+        data = dict(zip(names, self.groups, strict=True))
+        write_module_card(directory, self.settings, data, self.workshop.base.device)
+
+    def _save_reader(
+        self, reader: Decoder, groups: Sequence[Group], module: ModelId
+    ) -> None:
+        """As whole weights: its adapter was trained on the base, not on the module."""
+        record = replace(reader.record, model_id=module.digest)
+        directory = self._directory_of(record.name)
+        Decoder(self._whole(reader.model), record).save(directory)
+        data, device = {record.name: groups}, self.workshop.base.device
+        write_decoder_card(directory, record, self.settings, data, device)
+
+    def _whole(self, model: Any) -> Any:
+        """`model` without an adapter."""
+        if self.settings.method == "full":
+            return model
+        # Merging changes the base's weights, which the other models read too.
+        own = copy.deepcopy(model) if self._readers else model
+        return own.merge_and_unload()
+
     def adopt(self, models: Sequence[Any]) -> None:
-        """The module's model."""
-        self.module.model = models[0]
+        """The module's model, then the decoders'."""
+        for decoder, model in zip((self.module, *self._readers), models, strict=True):
+            decoder.model = model
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _require_distinct(names: Sequence[str]) -> None:
+    taken = ["prefill", "module", *names]
+    if len(set(taken)) < len(taken):
+        raise PrefillShareError(
+            f"the tasks are named {', '.join(names)}; give each its own name, other "
+            "than `prefill` and `module`: decoders are saved by it"
+        )
 
 
 def prefill_trainer(settings: PrefillSettings) -> Trainer:

@@ -166,7 +166,8 @@ class PrefillSettings(RunSettings):
     """A prefill module that is tuned to be read, then frozen.
 
     `mode: mixture` trains it on all tasks with its own cache; `joint` trains it with
-    one decoder a task, through the cache that those read.
+    one decoder a task, through the cache that those read. Those decoders are saved
+    beside the module, with whole weights, as `NAME/decoder`.
     """
 
     tasks: list[TaskSettings] = Field(min_length=1)
