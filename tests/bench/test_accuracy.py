@@ -115,8 +115,9 @@ def test_every_system_and_reading_is_scored_over_seeds(
     )
     assert row["nll"]["mean"] == pytest.approx(difference)
     assert "![the figures above](page.svg)" in page
-    (made,) = results["made"]
-    assert len(made["runs"]) == 8 and made["environment"]["cpu_count"] == os.cpu_count()
+    # Several if the checkout changed meanwhile.
+    assert sum(len(made["runs"]) for made in results["made"]) == 8
+    assert results["made"][0]["environment"]["cpu_count"] == os.cpu_count()
     assert "own, seed 1" in page
     assert results["missing"] == [] and "Not run yet" not in page
 
