@@ -159,7 +159,9 @@ def test_an_impossible_design_is_refused(
 
 
 @pytest.mark.parametrize(("seeds", "examples"), [(1, 200), (3, 200), (5, 400)])
-def test_the_stated_power_is_about_that_of_the_test_made(seeds: int, examples: int) -> None:
+def test_the_stated_power_is_about_that_of_the_test_made(
+    seeds: int, examples: int
+) -> None:
     rng = np.random.default_rng(5)
     found, stated = [], []
     for _ in range(300):
