@@ -222,17 +222,11 @@ def scheme_of(
 
     Raises:
         UnsupportedModelError: the base is recurrent, and the scheme mixes keys and
-            values of two models layer by layer or token by token.
+            values of two models layer by layer or token by token, or checkpoints.
     """
     own = settings.prefill == "own"
     if needs_one_by_one(base.config):
-        mixes = settings.prefill in ("icarus", "recompute")
-        if mixes or settings.path == "one_pass":
-            asked = "path: one_pass" if not mixes else f"prefill: {settings.prefill}"
-            raise UnsupportedModelError(
-                f"{settings.model} has recurrent layers, whose state is one model's; "
-                f"`{asked}` mixes two: use `prefill: shared` or `own`, path `cached`"
-            )
+        _require_one_state(settings)
         return OneByOne(None if own else base)
     if own:
         return Own()
@@ -243,6 +237,23 @@ def scheme_of(
     if settings.recompute is not None:
         return Recompute(base, *settings.recompute)
     return Cached(base, store)
+
+
+def _require_one_state(settings: TrainSettings) -> None:
+    """Raise unless a recurrent model can be trained with `settings`."""
+    mixes = settings.prefill in ("icarus", "recompute")
+    if mixes or settings.path == "one_pass":
+        asked = "path: one_pass" if not mixes else f"prefill: {settings.prefill}"
+        raise UnsupportedModelError(
+            f"{settings.model} has recurrent layers, whose state is one model's; "
+            f"`{asked}` mixes two: use `prefill: shared` or `own`, path `cached`"
+        )
+    if settings.gradient_checkpointing:
+        raise UnsupportedModelError(
+            f"{settings.model} has recurrent layers, whose state moves on when they "
+            "are computed, and `gradient_checkpointing` computes them twice: leave it "
+            "off, and lower `units_per_pass` instead"
+        )
 
 
 def decoder_trainer(settings: TrainSettings) -> Trainer:

@@ -18,7 +18,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from prefillshare.errors import CheckpointError, PrefillShareError
+from prefillshare.errors import (
+    CheckpointError,
+    PrefillShareError,
+    UnsupportedModelError,
+)
 from prefillshare.kv.identity import ModelId
 from prefillshare.models.decoder import Decoder
 from prefillshare.models.loading import load_tokenizer
@@ -27,7 +31,8 @@ from prefillshare.training.data import Example, Group
 from prefillshare.training.decoders import Workshop
 from prefillshare.training.learner import Learner
 from prefillshare.training.packing import pack
-from prefillshare.training.schemes.base import score
+from prefillshare.training.padded import OneByOne, needs_one_by_one
+from prefillshare.training.schemes.base import Scheme, score
 from prefillshare.training.schemes.cached import Cached
 from prefillshare.training.schemes.one_row import Own
 from prefillshare.training.settings import PrefillSettings, build_task
@@ -41,6 +46,10 @@ class PrefillExperiment:
     def __init__(self, settings: PrefillSettings, device: torch.device) -> None:
         self.settings = settings
         self.workshop = workshop = Workshop.open(settings, device)
+        self._alone: Scheme = Own()
+        if needs_one_by_one(workshop.base.config):
+            _require_mixture(settings)
+            self._alone = OneByOne(None)
         tasks = [build_task(each) for each in settings.tasks]
         self.module = workshop.decoder("prefill", "", "own")
         self.learners = [Learner.of("prefill", self.module.model, settings)]
@@ -80,7 +89,7 @@ class PrefillExperiment:
                 scheme = Cached(self.module.model, train_prefill=True)
                 scores = score(scheme, self._readers[i].model, packed)
             else:
-                scores = score(Own(), self.module.model, packed)
+                scores = score(self._alone, self.module.model, packed)
             yield Loss(i, scores.loss_sum())
 
     @property
@@ -168,6 +177,17 @@ class PrefillExperiment:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _require_mixture(settings: PrefillSettings) -> None:
+    """Raise unless a recurrent module can be tuned with `settings`."""
+    if settings.mode == "joint" or settings.gradient_checkpointing:
+        asked = "mode: joint" if settings.mode == "joint" else "gradient_checkpointing"
+        raise UnsupportedModelError(
+            f"{settings.model} has recurrent layers, whose state is neither trained "
+            f"through nor computed twice: `{asked}` needs that; use `mode: mixture` "
+            "without checkpointing"
+        )
 
 
 def _require_distinct(names: Sequence[str]) -> None:

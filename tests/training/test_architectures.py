@@ -86,9 +86,12 @@ def test_packed_equals_one_by_one(architecture: Architecture, scheme: str) -> No
         {"prefill": "icarus"},
         {"prefill": "recompute", "recompute": (0, 1)},
         {"path": "one_pass"},
+        {"gradient_checkpointing": True},
     ],
 )
-def test_recurrent_models_refuse_what_mixes_two_models(asked: dict[str, Any]) -> None:
+def test_recurrent_models_refuse_what_their_state_does_not_bear(
+    asked: dict[str, Any],
+) -> None:
     base = tiny(HYBRID[0]).model
     settings = TrainSettings(
         model=Path("hybrid"),
@@ -99,6 +102,11 @@ def test_recurrent_models_refuse_what_mixes_two_models(asked: dict[str, Any]) ->
     with pytest.raises(UnsupportedModelError, match="has recurrent layers"):
         scheme_of(settings, base, None)
     plain = settings.model_copy(
-        update={"prefill": "shared", "path": "cached", "recompute": None}
+        update={
+            "prefill": "shared",
+            "path": "cached",
+            "recompute": None,
+            "gradient_checkpointing": False,
+        }
     )
     assert isinstance(scheme_of(plain, base, None), OneByOne)

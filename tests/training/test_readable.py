@@ -10,14 +10,23 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from prefillshare.errors import CheckpointError, PrefillShareError
+from prefillshare.errors import (
+    CheckpointError,
+    PrefillShareError,
+    UnsupportedModelError,
+)
 from prefillshare.kv.identity import ModelId
 from prefillshare.models.decoder import Decoder
 from prefillshare.models.loading import load_model
+from prefillshare.models.tiny import save_tiny_model
 from prefillshare.training.hub import repositories
+from prefillshare.training.packing import pack
+from prefillshare.training.padded import OneByOne
 from prefillshare.training.readable import PrefillExperiment, prefill_trainer
+from prefillshare.training.schemes.base import score
 from prefillshare.training.settings import CaseFiles, PrefillSettings
 from prefillshare.training.trainer import Trainer
+from tests.architectures import HYBRID
 from tests.training.test_trainer import ignore
 
 REFUND, LOCATE = (
@@ -139,3 +148,27 @@ def test_the_module_and_its_decoders_go_to_repositories_of_their_own(
         "lab/reader-refund": tmp_path / "refund" / "decoder",
         "lab/reader-locate": tmp_path / "locate" / "decoder",
     }
+
+
+def test_a_recurrent_module_reads_its_examples_one_by_one(tmp_path: Path) -> None:
+    directory = save_tiny_model(tmp_path / "base", architecture=HYBRID[0])
+    run = joint(directory, tmp_path / "out", mode="mixture", dtype="float32")
+    experiment = PrefillExperiment(run, torch.device("cpu"))
+    model = experiment.module.model.eval()
+    examples = [example for group in experiment.groups[0] for example in group]
+    with torch.no_grad():
+        (loss,) = experiment.losses([examples])
+        alone = [score(OneByOne(None), model, pack([e])).loss_sum() for e in examples]
+    assert loss.value.item() == pytest.approx(sum(x.item() for x in alone), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "asked", [{"mode": "joint"}, {"mode": "mixture", "gradient_checkpointing": True}]
+)
+def test_a_recurrent_module_refuses_what_its_state_does_not_bear(
+    tmp_path: Path, asked: dict[str, Any]
+) -> None:
+    directory = save_tiny_model(tmp_path / "base", architecture=HYBRID[0])
+    run = joint(directory, tmp_path / "out", **asked)
+    with pytest.raises(UnsupportedModelError, match="has recurrent layers"):
+        PrefillExperiment(run, torch.device("cpu"))
