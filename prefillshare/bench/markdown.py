@@ -2,7 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+
+def opening(
+    title: str,
+    config: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    command: str,
+    note: str,
+) -> Iterator[str]:
+    """How a page begins: title and date, the command, the machine, the model.
+
+    `note` says what the figures do not: the state of the machine, say.
+    """
+    yield f"# {title}, {datetime.date.today().isoformat()}\n"
+    yield f"`{command}`\n"
+    yield (
+        f"Commit {environment['commit']}; torch {environment['torch']}, transformers "
+        f"{environment['transformers']}; {environment['cpu_count']} cores of "
+        f"{environment['cpu']}. Model: {config['model'] or 'SmolLM2-135M-Instruct'}.\n"
+    )
+    if note:
+        yield f"{note}\n"
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from prefillshare.bench.markdown import table
+from prefillshare.bench.markdown import opening, table
 
 
 def accuracy_page(
@@ -17,12 +16,10 @@ def accuracy_page(
     note: str = "",
 ) -> str:
     """Markdown with every figure of the experiment and how to make it again."""
-    today = datetime.date.today().isoformat()
     tests = list(results["curves"])
     parts = [
-        f"# {config['title']}, {today}\n",
-        _setup(config, environment, command),
-        *([f"{note}\n"] if note else []),
+        *opening(config["title"], config, environment, command, note),
+        _setup(config),
         *_missing(results["missing"]),
         _made(results["made"]),
         "## At the last step\n",
@@ -40,19 +37,13 @@ def accuracy_page(
     return "\n".join(parts)
 
 
-def _setup(
-    config: Mapping[str, Any], environment: Mapping[str, Any], command: str
-) -> str:
+def _setup(config: Mapping[str, Any]) -> str:
     seeds = ", ".join(map(str, config["seeds"]))
     systems = "\n".join(
         f"- `{name}`: {_described(system)}"
         for name, system in config["systems"].items()
     )
     return (
-        f"`{command}`\n\n"
-        f"Commit {environment['commit']}; torch {environment['torch']}, transformers "
-        f"{environment['transformers']}; {environment['cpu_count']} cores of "
-        f"{environment['cpu']}. Model: {config['model'] or 'SmolLM2-135M-Instruct'}. "
         f"Seeds {seeds}: they draw the order of the data and the adapters, the same "
         f"for every system. All systems: {_keys(config['decoder'])}.\n\n{systems}\n"
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping
 from typing import Any
 
-from prefillshare.bench.markdown import table
+from prefillshare.bench.markdown import opening, table
 
+_TITLE = "Whether a judge changes its mind on a shared cache"
 _SYSTEMS = {
     "own": "own prefill",
     "naive": "that same judge on the base's cache",
@@ -24,11 +24,9 @@ def judge_page(
     note: str = "",
 ) -> str:
     """Markdown with every figure of the run and how to make it again."""
-    today = datetime.date.today().isoformat()
     parts = [
-        f"# Does a judge change its mind on a shared cache? {today}\n",
-        _setup(results, config, environment, command),
-        *([f"{note}\n"] if note else []),
+        *opening(_TITLE, config, environment, command, note),
+        _setup(results, config),
         "## Verdicts\n",
         consistency_table(results["systems"]),
         "## Against the judge with its own prefill, on the same samples\n",
@@ -37,19 +35,10 @@ def judge_page(
     return "\n".join(parts)
 
 
-def _setup(
-    results: Mapping[str, Any],
-    config: Mapping[str, Any],
-    environment: Mapping[str, Any],
-    command: str,
-) -> str:
+def _setup(results: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     train, test = config["train"], config["test"]
     settings = ", ".join(f"{key} {value}" for key, value in config["decoder"].items())
     return (
-        f"`{command}`\n\n"
-        f"Commit {environment['commit']}; torch {environment['torch']}, transformers "
-        f"{environment['transformers']}; {environment['cpu_count']} cores of "
-        f"{environment['cpu']}. Model: {config['model'] or 'SmolLM2-135M-Instruct'}. "
         f"Judges: {settings or 'all settings by default'}; {train['contexts']} "
         f"contexts of {_range(train)} records, in the same order for all"
         f"{_control(config['control_seed'])}. Test: {results['pairs']} pairs of a "

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping
 from typing import Any
 
-from prefillshare.bench.markdown import table
+from prefillshare.bench.markdown import opening, table
 from prefillshare.report import ROLES
 
 
@@ -17,15 +16,10 @@ def spine_page(
     command: str,
     note: str = "",
 ) -> str:
-    """Markdown with every figure of the run and how to make it again.
-
-    `note` says what the figures do not: the state of the machine, say.
-    """
-    today = datetime.date.today().isoformat()
+    """Markdown with every figure of the run and how to make it again."""
     parts = [
-        f"# The spine, {today}\n",
-        _setup(config, environment, command),
-        *([f"{note}\n"] if note else []),
+        *opening("The spine", config, environment, command, note),
+        _setup(config),
         "## Accuracy on held-out contexts\n",
         accuracy_table(results["accuracy"], ROLES),
         _paired(results["paired"]),
@@ -43,15 +37,9 @@ def spine_page(
     return "\n".join(parts)
 
 
-def _setup(
-    config: Mapping[str, Any], environment: Mapping[str, Any], command: str
-) -> str:
+def _setup(config: Mapping[str, Any]) -> str:
     test = config["test"]
     return (
-        f"`{command}`\n\n"
-        f"Commit {environment['commit']}; torch {environment['torch']}, transformers "
-        f"{environment['transformers']}; {environment['cpu_count']} cores of "
-        f"{environment['cpu']}. Model: {config['model'] or 'SmolLM2-135M-Instruct'}, "
         f"fp32. {_trained(config)}One seed, so intervals cover the test examples only. "
         f"Test: {test['contexts']} contexts of {_range(test)} records, "
         f"{test['questions']} questions over each; order numbers and surnames never "

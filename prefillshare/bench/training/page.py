@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prefillshare.bench.markdown import table
+from prefillshare.bench.markdown import opening, table
+
+_TITLE = "Training speed beside TRL's SFTTrainer"
 
 
 def training_page(
@@ -17,11 +18,9 @@ def training_page(
     note: str = "",
 ) -> str:
     """Markdown with every figure of the run, its targets, and how to make it again."""
-    today = datetime.date.today().isoformat()
     parts = [
-        f"# Training speed beside TRL's SFTTrainer, {today}\n",
-        _setup(results, config, environment, command),
-        *([f"{note}\n"] if note else []),
+        *opening(_TITLE, config, environment, command, note),
+        _setup(results, config),
         "## Figures\n",
         _figures(results["rows"]),
         "## Targets\n",
@@ -32,22 +31,12 @@ def training_page(
     return "\n".join(parts)
 
 
-def _setup(
-    results: Mapping[str, Any],
-    config: Mapping[str, Any],
-    environment: Mapping[str, Any],
-    command: str,
-) -> str:
+def _setup(results: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     threads = config["threads"] or "torch's default number of"
     compiled = "compiled" if config["compile"] else "not compiled"
     return (
-        f"`{command}`\n\n"
-        f"Commit {environment['commit']}; torch {environment['torch']}, transformers "
-        f"{environment['transformers']}, TRL {results['trl']}; "
-        f"{environment['cpu_count']} cores of {environment['cpu']}, {threads} "
-        f"threads. Model: {config['model'] or 'SmolLM2-135M-Instruct'}, fp32, "
-        f"{config['method']}, AdamW, {compiled}. {config['rounds']} measurements of "
-        f"each trainer, {config['steps']} timed steps each after "
+        f"TRL {results['trl']}; {threads} threads. fp32, {config['method']}, AdamW, "
+        f"{compiled}. {config['rounds']} measurements of each trainer, {config['steps']} timed steps each after "
         f"{config['warmup_steps']} that are not.\n"
     )
 
