@@ -36,7 +36,8 @@ def _setup(results: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     compiled = "compiled" if config["compile"] else "not compiled"
     return (
         f"TRL {results['trl']}; {threads} threads. fp32, {config['method']}, AdamW, "
-        f"{compiled}. {config['rounds']} measurements of each trainer, {config['steps']} timed steps each after "
+        f"{compiled}. {config['rounds']} measurements of each trainer, "
+        f"{config['steps']} timed steps each after "
         f"{config['warmup_steps']} that are not.\n"
     )
 
