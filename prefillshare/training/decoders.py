@@ -258,10 +258,15 @@ def _require_one_state(settings: TrainSettings) -> None:
 
 def decoder_trainer(settings: TrainSettings) -> Trainer:
     """A trainer for the decoders of `settings`."""
+    return decoder_run(settings)[1]
+
+
+def decoder_run(settings: TrainSettings) -> tuple[DecoderExperiment, Trainer]:
+    """The experiment of `settings`, for who looks at its decoders, and its trainer."""
     strategy = strategy_of(settings)
     if strategy.lockstep:
         # What is stored differs between processes, and so would their forward passes.
         off = PrefixSettings(memory_bytes=0)
         settings = settings.model_copy(update={"prefixes": off})
     experiment = DecoderExperiment(settings, strategy.device)
-    return Trainer(settings, experiment, strategy.accelerator, strategy)
+    return experiment, Trainer(settings, experiment, strategy.accelerator, strategy)

@@ -27,15 +27,14 @@ from prefillshare.evals.runner import Scores
 from prefillshare.kv.identity import ModelId
 from prefillshare.report import progress, say
 from prefillshare.runtime import environment
-from prefillshare.training.decoders import DecoderExperiment, Workshop
+from prefillshare.training.decoders import Workshop, decoder_run
 from prefillshare.training.metrics import StepLog
-from prefillshare.training.readable import PrefillExperiment
+from prefillshare.training.readable import prefill_trainer
 from prefillshare.training.settings import (
     FREE_SETTINGS,
     PrefillSettings,
     TrainSettings,
 )
-from prefillshare.training.trainer import Trainer
 
 
 @dataclass
@@ -135,8 +134,7 @@ def _train(
     path: Path,
 ) -> None:
     run.made = environment()
-    accelerator = Accelerator()
-    experiment = DecoderExperiment(training, accelerator.device)
+    experiment, trainer = decoder_run(training)
     scorer = Scorer(settings, experiment.workshop)
     with progress(f"{system}, seed {training.seed}", training.steps) as tick:
 
@@ -151,7 +149,7 @@ def _train(
                 run.note(entry.step, cell.reading, cell.test, scores)
             run.save(path)
 
-        Trainer(training, experiment, accelerator).run(show)
+        trainer.run(show)
     run.trained = True
     run.save(path)
     shutil.rmtree(training.output / "checkpoint", ignore_errors=True)
@@ -221,11 +219,9 @@ def _module(
         return None
     with _alone(training.output):
         made_by.write_text(json.dumps({"key": key}))
-        accelerator = Accelerator()
-        experiment = PrefillExperiment(training, accelerator.device)
+        trainer = prefill_trainer(training)
         title = f"tuning the prefill module {name}, seed {seed}"
         with progress(title, training.steps) as tick:
-            trainer = Trainer(training, experiment, accelerator)
             return trainer.run(lambda entry: tick(f"loss {entry.loss:.3f}"))
 
 

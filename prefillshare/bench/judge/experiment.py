@@ -11,7 +11,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from accelerate import Accelerator
 from pydantic import Field, model_validator
 
 from prefillshare.config import Config
@@ -19,10 +18,9 @@ from prefillshare.evals.consistency import judge_consistency, judge_verdicts, ju
 from prefillshare.report import progress, say
 from prefillshare.tasks.base import Unit
 from prefillshare.tasks.casefile import JUDGE
-from prefillshare.training.decoders import DecoderExperiment, scheme_of
+from prefillshare.training.decoders import decoder_run, scheme_of
 from prefillshare.training.metrics import StepLog
 from prefillshare.training.settings import CaseFiles, TrainSettings
-from prefillshare.training.trainer import Trainer
 
 Prefill = Literal["own", "shared"]
 # By system, whose cache its judge is trained on.
@@ -110,8 +108,7 @@ def _train(
     system: str, training: TrainSettings, units: list[Unit]
 ) -> tuple[dict[str, tuple[str, ...]], float]:
     """The verdicts of a judge trained now, by what it reads, and its last loss."""
-    accelerator = Accelerator()
-    experiment = DecoderExperiment(training, accelerator.device)
+    experiment, trainer = decoder_run(training)
     losses: list[float] = []
     with progress(f"judge, {system}", training.steps) as tick:
 
@@ -119,7 +116,7 @@ def _train(
             losses.append(entry.loss)
             tick(f"loss {entry.loss:.3f}")
 
-        Trainer(training, experiment, accelerator).run(show)
+        trainer.run(show)
     readings = {system: training.prefill}
     if system == "own":
         readings["naive"] = "shared"
