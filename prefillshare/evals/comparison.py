@@ -41,6 +41,8 @@ class EvalSettings(Config):
 
     `generate` is the number of test units to generate answers for and score as the
     task does (null: none), each of at most `max_tokens`; slow, token by token.
+
+    `cards` puts the figures on the decoders' model cards.
     """
 
     model: Path
@@ -51,6 +53,7 @@ class EvalSettings(Config):
     margin: float = Field(0.01, gt=0.0, lt=1.0)
     generate: int | None = Field(None, ge=1)
     max_tokens: int = Field(256, ge=1)
+    cards: bool = False
 
 
 Accuracy = dict[str, dict[str, Scores]]

@@ -140,6 +140,25 @@ def judge_consistency(
     }
 
 
+def more_flips(
+    asked: Sequence[Judged],
+    verdicts: Mapping[str, Sequence[str]],
+    unshared: str,
+    system: str,
+    control: str,
+) -> Interval:
+    """How many more of its verdicts `system` flips than `control` does, as a share.
+
+    Both against `unshared`, on the same samples. Where `control` is the unshared judge
+    trained again, this is what sharing changes beyond what any training changes.
+    """
+    ours, theirs = (
+        [float(a != b) for a, b in zip(verdicts[x], verdicts[unshared], strict=True)]
+        for x in (system, control)
+    )
+    return paired_difference(ours, theirs, [sample.context for sample in asked])
+
+
 def _pairs(asked: Sequence[Judged]) -> list[tuple[int, int]]:
     """The two samples of each pair, by number."""
     members: dict[str, dict[bool, int]] = {}

@@ -1,8 +1,4 @@
-"""Perplexity: of a model on text, and of a decoder's responses on a shared cache.
-
-The first says what tuning a prefill module costs it as a language model; the second
-what a decoder makes of responses that it did not write.
-"""
+"""Perplexity of a model on text: what tuning a prefill module costs it as one."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from prefillshare.errors import DataError
-from prefillshare.evals.likelihood import Continuation, SharedCacheScorer, score_rows
+from prefillshare.evals.likelihood import score_rows
 
 
 @dataclass(frozen=True)
@@ -120,23 +116,6 @@ def file_perplexity(
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
     return sum(parts[1:], parts[0])
-
-
-def response_perplexity(
-    scorer: SharedCacheScorer, responses: Sequence[Continuation]
-) -> Perplexity:
-    """Of a decoder's responses, each on the prefill module's cache of its prompt.
-
-    Args:
-        responses: prompt and response; the response's tokens are those scored.
-
-    Raises:
-        DataError: no responses.
-    """
-    if not responses:
-        raise DataError("perplexity needs at least one response, got none")
-    total = sum(scores.total for scores in scorer.score(responses))
-    return Perplexity(-total, sum(each.scored for each in responses))
 
 
 def _text(path: Path) -> str:

@@ -11,7 +11,11 @@ import torch
 from peft import LoraConfig
 from transformers import PreTrainedModel
 
-from prefillshare.errors import PrefillShareError, UnsupportedModelError
+from prefillshare.errors import (
+    ConfigError,
+    PrefillShareError,
+    UnsupportedModelError,
+)
 from prefillshare.kv.identity import ModelId
 from prefillshare.kv.layout import KVFormat
 from prefillshare.models.decoder import Decoder, DecoderRecord
@@ -96,10 +100,22 @@ class Workshop:
                 lora_dropout=lora.dropout,
                 target_modules=lora.targets,
                 task_type="CAUSAL_LM",
+                trainable_token_indices=self._trainable_tokens(),
                 # The offsets are given with every pass: any token enables them.
                 alora_invocation_tokens=[0] if activated else None,
             )
         return Decoder.create(self.base, record, adapter)
+
+    def _trainable_tokens(self) -> list[int] | None:
+        tokens = self.settings.lora.trainable_tokens
+        known = self.tokenisation.tokenizer.get_vocab()
+        if unknown := [token for token in tokens if token not in known]:
+            raise ConfigError(
+                f"lora.trainable_tokens names {', '.join(map(repr, unknown))}, which "
+                f"the tokenizer of {self.settings.model} does not have; choose tokens "
+                "of its vocabulary, reserved ones say"
+            )
+        return [known[token] for token in tokens] or None
 
 
 class DecoderExperiment:

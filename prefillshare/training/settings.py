@@ -54,12 +54,18 @@ def build_task(settings: TaskSettings) -> Task:
 
 
 class LoraSettings(Config):
-    """Low-rank adapters; `targets` as PEFT names them."""
+    """Low-rank adapters; `targets` as PEFT names them.
+
+    `trainable_tokens` are tokens of the tokenizer, reserved ones say, whose embeddings
+    are learned too. In a task's suffix, with `boundary: suffix`, they are trainable
+    tokens at the boundary: the decoder alone reads them.
+    """
 
     rank: int = Field(16, ge=1)
     alpha: int = Field(32, ge=1)
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
     targets: str | list[str] = "all-linear"
+    trainable_tokens: list[str] = []
 
 
 class BatchSettings(Config):
@@ -84,6 +90,9 @@ class PrefixSettings(Config):
 class RunSettings(Config):
     """What every training run has.
 
+    `epochs` takes the place of `steps`: so often is the data of each decoder read, or
+    of the longest of them.
+
     `compile` compiles what is trained with torch.compile, once for all shapes; the
     backend `inductor` needs a C++ compiler. Compiled models attend with dense masks.
 
@@ -99,6 +108,7 @@ class RunSettings(Config):
     method: Literal["lora", "full"] = "lora"
     lora: LoraSettings = LoraSettings()
     steps: int = Field(64, ge=1)
+    epochs: float | None = Field(None, gt=0.0)
     learning_rate: float = Field(2e-3, gt=0.0)
     warmup_steps: int = Field(5, ge=0)
     weight_decay: float = Field(0.0, ge=0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -43,7 +44,14 @@ class Loss:
 
 
 class Experiment(Protocol):
-    """What a run trains, on what, and what it leaves."""
+    """What a run trains, on what, and what it leaves.
+
+    Attributes:
+        settings: the run's; the trainer puts the number of steps there that `epochs`
+            come to.
+    """
+
+    settings: Any
 
     @property
     def groups(self) -> Sequence[Sequence[Group]]:
@@ -98,10 +106,11 @@ class Trainer:
         Raises:
             ConfigError: the experiment's models cannot be split.
         """
+        world = accelerator.num_processes
+        settings = experiment.settings = _counted(settings, experiment.groups, world)
         self.settings = settings
         self.experiment = experiment
         self.accelerator = accelerator
-        world = accelerator.num_processes
         self._schedules = [
             Schedule(groups, settings.batch.units, world, settings.seed)
             for groups in experiment.groups
@@ -263,3 +272,14 @@ class Trainer:
             "sharding": self._strategy.name,
         }
         return json.dumps({**self.experiment.identity(), **settings, **world})
+
+
+def _counted(
+    settings: RunSettings, groups: Sequence[Sequence[Group]], world: int
+) -> RunSettings:
+    """`settings` with the steps that their `epochs` come to."""
+    if settings.epochs is None:
+        return settings
+    units = settings.epochs * max(map(len, groups))
+    steps = max(1, math.ceil(units / (settings.batch.units * world)))
+    return settings.model_copy(update={"steps": steps})

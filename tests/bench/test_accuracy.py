@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import yaml
 from filelock import FileLock
 
 from prefillshare.bench.accuracy.experiment import _compare, run_accuracy
+from prefillshare.bench.accuracy.general import general_figures
 from prefillshare.bench.accuracy.keys import chosen, chosen_task
-from prefillshare.bench.accuracy.modules import general_figures
-from prefillshare.bench.accuracy.runs import Run
+from prefillshare.bench.accuracy.run import Run
 from prefillshare.bench.accuracy.settings import AccuracySettings, GeneralTests
 from prefillshare.bench.plots import curves, save
 from prefillshare.cli import main
@@ -25,6 +26,7 @@ from prefillshare.tasks.toolcalls import ToolCalls
 from prefillshare.training.settings import FREE_SETTINGS, CaseFiles, TrainSettings
 
 CASES = {"kind": "casefile", "contexts": 2, "records": 6, "questions": 2}
+TUNED = {"module": "tuned"}
 EXPERIMENT: dict[str, Any] = {
     "title": "Two ways in small",
     "modules": {
@@ -56,7 +58,7 @@ EXPERIMENT: dict[str, Any] = {
             },
         },
         "cached": {},
-        "on_tuned": {"module": "tuned"},
+        "on_tuned": TUNED,
         "one_model": {"train": {"prefill": "own", "mixture": True}},
     },
     "compare": [{"system": "cached", "reference": "own"}],
@@ -117,7 +119,7 @@ def test_every_system_and_reading_is_scored_over_seeds(
     assert "![the figures above](page.svg)" in page
     # Several if the checkout changed meanwhile.
     assert sum(len(made["runs"]) for made in results["made"]) == 8
-    assert results["made"][0]["environment"]["cpu_count"] == os.cpu_count()
+    assert results["made"][0]["made"][0]["cpu_count"] == os.cpu_count()
     assert "own, seed 1" in page
     assert results["missing"] == [] and "Not run yet" not in page
 
@@ -199,6 +201,36 @@ def test_systems_can_be_shared_out_over_processes(
     assert results["missing"] == ["own, seed 0"]
     rest = settings_of(tiny_directory, tmp_path, only=["own"], **parts)
     assert run_accuracy(rest, tiny_directory)["missing"] == []
+
+
+def test_kept_scores_make_the_page_without_decoders_or_modules(
+    tiny_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    systems = {"own": {"train": {"prefill": "own"}}, "on_tuned": TUNED}
+    parts = {"scores": tmp_path / "scores", "systems": systems, "compare": []}
+    settings = settings_of(tiny_directory, tmp_path / "work", **parts)
+    results = run_accuracy(settings, tiny_directory)
+    shutil.rmtree(tmp_path / "work")
+    with monkeypatch.context() as patch:
+        patch.setattr("prefillshare.bench.accuracy.runs._make", None)
+        patch.setattr("prefillshare.bench.accuracy.general.general_figures", None)
+        again = run_accuracy(settings, tiny_directory)
+    for system in systems:
+        for test, figures in results["systems"][system].items():
+            kept = again["systems"][system][test]
+            assert kept["nll"] == pytest.approx(figures["nll"], rel=1e-5)
+            assert kept["exact_match"] == figures["exact_match"]
+    assert again["modules"] == results["modules"]
+    # A test that was not scored then needs the decoders.
+    more = run_accuracy(settings.model_copy(update={"test_units": 2}), tiny_directory)
+    assert more["systems"]["own"]["shipping (records=6)"]["examples"] == 4
+
+
+def test_a_run_says_every_place_it_was_made_in() -> None:
+    run = Run("key")
+    for commit in ("a", "b", "b"):
+        run.started({"commit": commit})
+    assert run.made == [{"commit": "a"}, {"commit": "b"}]
 
 
 def test_a_run_of_other_settings_is_not_mistaken(

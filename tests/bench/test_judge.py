@@ -48,6 +48,10 @@ def test_every_judge_is_trained_and_measured(
         assert row == again[name].summary()
         assert f"| {name}: " in text
     assert results["systems"]["own"]["flips"]["mean"] == 0.0
+    for name, more in results["more_flips"].items():
+        flips = {n: results["systems"][n]["flips"]["mean"] for n in (name, "retrained")}
+        assert more["mean"] == pytest.approx(flips[name] - flips["retrained"])
+        assert f"- `{name}` flips {100 * more['mean']:+.1f} points more" in text
     # Three judges were trained, each its own way.
     assert len(set(results["last_loss"].values())) == 3
     flips = results["systems"]["shared"]["flips"]["mean"]

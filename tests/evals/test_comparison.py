@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 from transformers import PreTrainedModel
 
 from prefillshare.kv.identity import ModelId
 from prefillshare.tasks.casefile import INVOICING, SHIPPING
+from prefillshare.training.decoders import decoder_trainer
+from prefillshare.training.settings import TrainSettings
 from tests.conftest import make_decoder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,6 +70,30 @@ def test_four_systems_and_a_floor(
     paired = results["paired"]["naive_minus_shared"]["shipping"]
     assert paired["mean"] == pytest.approx(nll["naive"] - nll["shared"])
     assert results["accuracy"]["base"]["shipping"]["n"] == 6
+
+
+def test_the_figures_are_put_on_the_decoders_cards(
+    tiny_directory: Path, tmp_path: Path
+) -> None:
+    for name, prefill in (("shared", "shared"), ("own", "own")):
+        task = {"kind": "casefile", "agent": "shipping", "contexts": 1, "records": 3}
+        fields: dict[str, object] = {"model": tiny_directory}
+        fields |= {"output": tmp_path / "runs" / name}
+        fields |= {"task": task, "prefill": prefill, "steps": 1, "dtype": "float64"}
+        decoder_trainer(TrainSettings.model_validate(fields)).run(lambda _: None)
+        saved = tmp_path / "runs" / name / "decoder"
+        saved.rename(tmp_path / name)
+    config = write_config(tiny_directory, tmp_path, tmp_path / "eval.yaml")
+    out = tmp_path / "out.json"
+    arguments = ["--config", str(config), "--json", str(out), "--set", "cards=true"]
+    assert evaluate(arguments) == 0
+    accuracy = json.loads(out.read_text())["results"]["accuracy"]
+    for folder, system in (("shared", "shared"), ("own", "full")):
+        results = ModelCard.load(tmp_path / folder / "README.md").data["eval_results"]
+        found = {result.metric_type: result.metric_value for result in results}
+        figures = accuracy[system]["shipping"]
+        wanted = {key: round(figures[key], 4) for key in ("exact_match", "nll")}
+        assert found == wanted
 
 
 @pytest.mark.parametrize(

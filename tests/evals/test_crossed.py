@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from prefillshare.errors import DataError
-from prefillshare.evals.statistics import crossed_interval, student_t_quantile
+from prefillshare.evals.statistics import crossed_interval
 
 LABELS = [i // 4 for i in range(80)]
 
@@ -108,15 +108,6 @@ def test_it_ignores_the_order_of_seeds_and_of_examples(
     interval = crossed_interval(x.tolist(), labels)
     assert vars(again) == pytest.approx(vars(interval), abs=1e-12)
     assert interval.low <= interval.mean <= interval.high
-
-
-@pytest.mark.parametrize("degrees", [1, 2, 7, 150, 10_000, 10_001])
-@pytest.mark.parametrize("probability", [0.001, 0.05, 0.5, 0.8, 0.975, 0.999])
-def test_the_quantile_is_students(probability: float, degrees: int) -> None:
-    exact = stats.t.ppf(probability, degrees)
-    assert student_t_quantile(probability, degrees) == pytest.approx(
-        exact, rel=1e-4, abs=1e-9
-    )
 
 
 @pytest.mark.parametrize(

@@ -12,18 +12,13 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from prefillshare.errors import DataError
-from prefillshare.evals.likelihood import Continuation, SharedCacheScorer
 from prefillshare.evals.perplexity import (
     Perplexity,
     file_perplexity,
     perplexity,
-    response_perplexity,
     sliding_windows,
 )
-from prefillshare.kv.identity import ModelId
-from prefillshare.models.prefill import PrefillModule
 from prefillshare.models.tiny import tiny_tokenizer
-from tests.conftest import make_decoder
 
 IDS = [(11 * i) % 240 + 5 for i in range(23)]
 
@@ -87,30 +82,6 @@ def test_files_are_texts_of_their_own(
     assert found.tokens == sum(map(len, texts)) - 2
 
 
-def test_a_responses_perplexity_is_the_decoders_on_the_bases_cache(
-    tiny_model: PreTrainedModel, tiny_id: ModelId
-) -> None:
-    decoder = make_decoder(tiny_model, tiny_id).model
-    module = PrefillModule(tiny_model)
-    responses = [Continuation((*IDS[:12], *IDS[:n]), n, boundary=11) for n in (3, 6)]
-    total = 0.0
-    for each in responses:
-        state = module.prefill(IDS[:11]).to_transformers()
-        with torch.no_grad():
-            output = decoder(
-                input_ids=torch.tensor([each.token_ids[11:-1]]), past_key_values=state
-            )
-        targets = torch.tensor(each.token_ids[12:])
-        total += float(
-            torch.nn.functional.cross_entropy(
-                output.logits[0], targets, reduction="sum"
-            )
-        )
-    found = response_perplexity(SharedCacheScorer(module, decoder), responses)
-    assert found.tokens == 9
-    assert found.nll == pytest.approx(total, abs=1e-9)
-
-
 def test_sums_weigh_by_tokens() -> None:
     both = Perplexity(2.0, 1) + Perplexity(1.0, 5)
     assert both.mean_nll == pytest.approx(0.5)
@@ -131,5 +102,3 @@ def test_what_has_no_perplexity_is_refused(
             )
     with pytest.raises(DataError, match="at least one text file"):
         file_perplexity(tiny_model, tiny_tokenizer(), [], window=4, stride=4)
-    with pytest.raises(DataError, match="at least one response"):
-        response_perplexity(SharedCacheScorer(PrefillModule(tiny_model), None), [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from prefillshare.errors import CheckpointError, PrefillShareError
+from prefillshare.errors import CheckpointError, ConfigError, PrefillShareError
 from prefillshare.kv.identity import ModelId
 from prefillshare.models.decoder import Decoder, DecoderRecord
-from prefillshare.models.loading import load_model
+from prefillshare.models.loading import load_model, load_tokenizer
+from prefillshare.tasks.toolcalls import ToolCalls
 from prefillshare.training.checkpoint import load_checkpoint
 from prefillshare.training.decoders import DecoderExperiment, decoder_trainer
 from prefillshare.training.metrics import StepLog
@@ -132,18 +134,28 @@ EQUAL: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
+SCHEMES: dict[str, dict[str, Any]] = {
+    "shared": {},
+    "shared, full": {"method": "full"},
+    "one pass": {"path": "one_pass"},
+    "own": {"prefill": "own"},
+    "icarus": {"prefill": "icarus"},
+    "recompute": {"prefill": "recompute", "recompute": (1, 2)},
+}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("change", EQUAL)
 def test_equal_ways_of_computing_a_step(
-    tiny_directory: Path, tmp_path: Path, change: str, method: str
+    tiny_directory: Path, tmp_path: Path, change: str, scheme: str
 ) -> None:
     """20 steps of SGD in fp64."""
     fields: dict[str, Any] = {
         "steps": 20,
         "optimizer": "sgd",
         "learning_rate": 0.05,
-        "method": method,
         "batch": BatchSettings(units=4),
+        **SCHEMES[scheme],
     }
     whole = settings(tiny_directory, tmp_path / "whole", **fields)
     other = settings(tiny_directory, tmp_path / "other", **{**fields, **EQUAL[change]})
@@ -151,6 +163,51 @@ def test_equal_ways_of_computing_a_step(
     end = weights_of(whole.model_copy(update={"resume": False}))
     assert any(not torch.allclose(start[n], end[n], atol=1e-4) for n in end)
     assert_equal_to(end, weights_of(other), 1e-8)
+
+
+def test_epochs_count_the_steps(tiny_directory: Path, tmp_path: Path) -> None:
+    # One and a half times four units, two a step.
+    run = settings(tiny_directory, tmp_path, epochs=1.5, batch=BatchSettings(units=2))
+    assert len(losses_of(run)) == 3
+    card = (tmp_path / "decoder" / "README.md").read_text()
+    assert "| steps | 3 |" in card
+
+
+def test_tokens_at_the_boundary_are_learned_and_no_others(
+    tiny_directory: Path, tmp_path: Path
+) -> None:
+    tokenizer = load_tokenizer(tiny_directory)
+    vocabulary = tokenizer.get_vocab()
+    marks = sorted(vocabulary)[:2]
+    lora = LoraSettings(rank=2, alpha=4, trainable_tokens=marks)
+    task = ToolCalls(file=_requests(tmp_path), held_out=1, suffix="".join(marks))
+    changes = {"lora": lora, "task": task, "boundary": "suffix", "steps": 3}
+    trainer = decoder_trainer(settings(tiny_directory, tmp_path / "run", **changes))
+    saved = trainer.run(ignore)
+    base = decoders_of(trainer).base
+    loaded = Decoder.load(saved, base, ModelId.from_directory(tiny_directory))
+    learned = {vocabulary[mark] for mark in marks}
+    embed = loaded.model.get_input_embeddings()
+    for i in range(len(tokenizer)):
+        ids = torch.tensor([[i]])
+        same = torch.equal(embed(ids), base.get_input_embeddings()(ids))
+        assert same == (i not in learned)
+
+
+def test_trainable_tokens_must_be_known(tiny_directory: Path, tmp_path: Path) -> None:
+    lora = LoraSettings(trainable_tokens=["<nowhere>"])
+    with pytest.raises(ConfigError, match="names '<nowhere>', which the tokenizer"):
+        decoder_trainer(settings(tiny_directory, tmp_path, lora=lora))
+
+
+def _requests(folder: Path) -> Path:
+    file = folder / "requests.jsonl"
+    rows = [
+        {"utterance": f"play song {i}", "name": "play", "arguments": {"song": str(i)}}
+        for i in range(4)
+    ]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return file
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

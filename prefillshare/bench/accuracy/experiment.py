@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from prefillshare.bench.accuracy.modules import module_costs
-from prefillshare.bench.accuracy.runs import Run, run_system
+from prefillshare.bench.accuracy.general import module_costs
+from prefillshare.bench.accuracy.run import Run
+from prefillshare.bench.accuracy.runs import run_system
 from prefillshare.bench.accuracy.scoring import cells
 from prefillshare.bench.accuracy.settings import AccuracySettings
 from prefillshare.errors import PrefillShareError
@@ -96,12 +97,12 @@ def _answers(settings: AccuracySettings, runs: Runs) -> dict[str, dict[str, Any]
 
 
 def _made(runs: Runs) -> list[dict[str, Any]]:
-    """Every environment that runs were trained in, and which those are."""
+    """The environments that runs were trained in, one after another, and which runs."""
     found: dict[str, dict[str, Any]] = {}
     for system, made in runs.items():
         for seed, run in made.items():
             where = json.dumps(run.made, sort_keys=True)
-            entry = found.setdefault(where, {"environment": run.made, "runs": []})
+            entry = found.setdefault(where, {"made": run.made, "runs": []})
             entry["runs"].append(f"{system}, seed {seed}")
     return list(found.values())
 

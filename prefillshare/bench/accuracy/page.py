@@ -27,7 +27,7 @@ def accuracy_page(
         *_verdicts(results["compare"], config["margin"]),
         *_answers(results["answers"]),
         "## Over training\n",
-        "Exact match (NLL), means over seeds.\n",
+        _CURVES,
         *(_curve(test, results["curves"][test]) for test in tests),
         *_modules(results["modules"]),
         *_fields(results["systems"]),
@@ -35,6 +35,12 @@ def accuracy_page(
         *_buckets(results["systems"], "by_depth", "hand-off depth", _depth),
     ]
     return "\n".join(parts)
+
+
+_CURVES = (
+    "Exact match (NLL), means over seeds, on the first test units. Nothing was chosen "
+    "by these: the figures above are those of the last step.\n"
+)
 
 
 def _setup(config: Mapping[str, Any]) -> str:
@@ -70,13 +76,17 @@ def _missing(missing: Sequence[str]) -> Iterator[str]:
 def _made(made: Sequence[Mapping[str, Any]]) -> str:
     """Which runs were trained where: kept runs may be older than this page."""
     lines = [
-        f"- {'; '.join(entry['runs'])}: commit {entry['environment'].get('commit')}, "
-        f"torch {entry['environment'].get('torch')}, "
-        f"{entry['environment'].get('cpu_count')} cores of "
-        f"{entry['environment'].get('cpu')}\n"
+        f"- {'; '.join(entry['runs'])}: {', then '.join(map(_where, entry['made']))}\n"
         for entry in made
     ]
     return "Trained:\n\n" + "".join(lines)
+
+
+def _where(environment: Mapping[str, Any]) -> str:
+    return (
+        f"commit {environment.get('commit')}, torch {environment.get('torch')}, "
+        f"{environment.get('cpu_count')} cores of {environment.get('cpu')}"
+    )
 
 
 def _finals(systems: Mapping[str, Any]) -> str:

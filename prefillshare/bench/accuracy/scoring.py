@@ -64,7 +64,7 @@ def cells(settings: AccuracySettings, system: str) -> Iterator[Cell]:
                     reading,
                     changes,
                     test_title(task),
-                    task,
+                    settings.task_of(system, task),
                     decoder,
                     folder / "decoder",
                 )

@@ -31,12 +31,15 @@ class System(Config):
         module: the prefill module, by its name in `modules`; null is the base as it
             comes.
         train: what differs from `decoder`: keys of `TrainSettings`.
+        task: what differs in every task, trained and tested. `{with_context: false}`
+            on case files is the floor: what can be known without reading.
         readings: other ways to score the same decoders, by name. `naive: {prefill:
             shared}` reads the base's cache with decoders that prefilled for themselves.
     """
 
     module: str | None = None
     train: dict[str, Any] = {}
+    task: dict[str, Any] = {}
     readings: dict[str, dict[str, Any]] = {}
 
 
@@ -70,6 +73,9 @@ class AccuracySettings(Config):
         output: where runs are kept. A run that is there with the same settings is not
             made again, and one that was cut short goes on: an experiment can be stopped
             and its systems can be shared out over processes (`only`).
+        scores: where the scores of finished runs are kept as well, in a small file
+            each: from them the page and its statistics are made without training. A
+            test that is added needs the decoders, and so trains them again.
         modules: prefill modules to tune first, one for every seed: keys of
             `PrefillSettings`. An `output` that experiments share keeps them there.
         general: how the modules are tested by themselves, beside the base.
@@ -86,6 +92,7 @@ class AccuracySettings(Config):
     title: str
     model: Path | None = None
     output: Path
+    scores: Path | None = None
     modules: dict[str, dict[str, Any]] = {}
     general: GeneralTests | None = None
     decoder: dict[str, Any]
@@ -135,6 +142,15 @@ class AccuracySettings(Config):
         """The system whose decoders a reading scores."""
         return next(system for name, system, _ in self.readings() if name == reading)
 
+    def task_of(self, system: str, task: TaskSettings) -> TaskSettings:
+        """A task as `system` is trained on it and tested."""
+        changes = self.systems[system].task
+        return type(task).model_validate(task.model_dump(exclude_unset=True) | changes)
+
+    def kept(self, system: str, seed: int) -> Path | None:
+        """The file of `scores` for a run."""
+        return self.scores and self.scores / f"{system}-seed{seed}.json"
+
     def module_training(self, module: str, seed: int, base: Path) -> PrefillSettings:
         """How `module` is tuned with `seed` from the model directory `base`."""
         asked = {"output": self.output / "modules" / module, **self.modules[module]}
@@ -156,7 +172,7 @@ class AccuracySettings(Config):
         fields = {
             "model": base,
             "output": self.output / "runs" / system / f"seed{seed}",
-            "tasks": [each.train.model_dump() for each in self.tasks],
+            "tasks": [self.task_of(system, each.train) for each in self.tasks],
             "seed": seed,
             **self.decoder,
             **self.systems[system].train,

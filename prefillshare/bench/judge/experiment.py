@@ -14,7 +14,12 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from prefillshare.config import Config
-from prefillshare.evals.consistency import judge_consistency, judge_verdicts, judged
+from prefillshare.evals.consistency import (
+    judge_consistency,
+    judge_verdicts,
+    judged,
+    more_flips,
+)
 from prefillshare.report import progress, say
 from prefillshare.tasks.base import Unit
 from prefillshare.tasks.casefile import JUDGE
@@ -94,7 +99,13 @@ def run_judge(settings: JudgeSettings, model: Path) -> dict[str, Any]:
             f"{figures.order_consistency.mean:.0%} of pairs: the same answer chosen "
             f"in both orders; {figures.flips.mean:.0%} of the verdicts flipped"
         )
+    more = {
+        name: vars(more_flips(asked, verdicts, "own", name, "retrained"))
+        for name in ("naive", "shared")
+        if "retrained" in verdicts
+    }
     return {
+        "more_flips": more,
         "systems": {name: each.summary() for name, each in systems.items()},
         "verdicts": {name: list(said) for name, said in verdicts.items()},
         "last_loss": losses,
@@ -110,7 +121,7 @@ def _train(
     """The verdicts of a judge trained now, by what it reads, and its last loss."""
     experiment, trainer = decoder_run(training)
     losses: list[float] = []
-    with progress(f"judge, {system}", training.steps) as tick:
+    with progress(f"judge, {system}", trainer.settings.steps) as tick:
 
         def show(entry: StepLog) -> None:
             losses.append(entry.loss)

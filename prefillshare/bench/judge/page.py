@@ -31,8 +31,22 @@ def judge_page(
         consistency_table(results["systems"]),
         "## Against the judge with its own prefill, on the same samples\n",
         difference_table(results["systems"]),
+        *(_more(name, more) for name, more in results["more_flips"].items()),
     ]
     return "\n".join(parts)
+
+
+def _more(name: str, more: Mapping[str, float]) -> str:
+    mean, low, high = (100 * more[key] for key in ("mean", "low", "high"))
+    verdict = (
+        "sharing flips more verdicts than training again does"
+        if low > 0
+        else "no more flips than training again makes were shown"
+    )
+    return (
+        f"- `{name}` flips {mean:+.1f} points more verdicts than `retrained` (95 %: "
+        f"{low:+.1f} to {high:+.1f}): {verdict}.\n"
+    )
 
 
 def _setup(results: Mapping[str, Any], config: Mapping[str, Any]) -> str:

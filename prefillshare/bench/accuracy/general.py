@@ -1,0 +1,84 @@
+"""What tuning a prefill module costs it as an ordinary model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prefillshare.bench.accuracy.keys import chosen_task, file_digest
+from prefillshare.bench.accuracy.modules import module_directory, tuning_key
+from prefillshare.bench.accuracy.settings import AccuracySettings, GeneralTests
+from prefillshare.evals.perplexity import file_perplexity
+from prefillshare.evals.runner import evaluate
+from prefillshare.kv.identity import ModelId
+from prefillshare.models.loading import load_model, load_tokenizer, model_context_tokens
+from prefillshare.training.data import Tokenisation
+from prefillshare.training.schemes.one_row import Own
+from prefillshare.training.settings import build_task
+
+
+def module_costs(settings: AccuracySettings, model: Path) -> dict[str, Any]:
+    """The general tests of the base and of every module that is there, by name.
+
+    Each is scored once and kept.
+    """
+    if settings.general is None:
+        return {}
+    folder = settings.scores or settings.output / "modules"
+    base = ModelId.from_directory(model).digest
+    found = {"base": _kept(settings.general, model, base, folder / "general-base.json")}
+    for name in settings.modules:
+        for seed in settings.seeds:
+            tuning = settings.module_training(name, seed, model)
+            path = folder / f"general-{name}-seed{seed}.json"
+            key = tuning_key(tuning, base)
+            figures = _kept(settings.general, module_directory(tuning), key, path)
+            found[f"{name}, seed {seed}"] = figures
+    return {name: figures for name, figures in found.items() if figures is not None}
+
+
+def _kept(
+    general: GeneralTests, directory: Path, key: str, path: Path
+) -> dict[str, Any] | None:
+    """The figures at `path`, made now if need be; None where there is no module."""
+    asked = {
+        "model": key,
+        "texts": [file_digest(text) for text in general.texts],
+        "window": general.window,
+        "tasks": [chosen_task(task) for task in general.tasks],
+        "units": general.units,
+    }
+    if path.exists():
+        kept: dict[str, Any] = json.loads(path.read_text())
+        if kept["asked"] == asked:
+            return kept["figures"]  # type: ignore[no-any-return]
+    if not directory.exists():
+        return None
+    figures = general_figures(general, directory)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"asked": asked, "figures": figures}, indent=1) + "\n")
+    return figures
+
+
+def general_figures(general: GeneralTests, directory: Path) -> dict[str, Any]:
+    """Perplexity on text, and the NLL of responses to tasks, with its own prefill."""
+    model = load_model(directory, torch.float32)
+    tokenizer = load_tokenizer(directory)
+    context = model_context_tokens(directory)
+    figures: dict[str, Any] = {}
+    if general.texts:
+        window = min(general.window, context)
+        read = file_perplexity(
+            model, tokenizer, general.texts, window=window, stride=window // 2
+        )
+        figures["perplexity"] = read.value
+    # No decoder reads these: where the boundary stands makes no difference.
+    tokenisation = Tokenisation(tokenizer, "last_token", context)
+    for each in general.tasks:
+        task = build_task(each)
+        groups = tokenisation.groups(task, "test")[: general.units]
+        figures[task.name] = evaluate(Own(), model, groups).summary()["nll"]
+    return figures
