@@ -76,7 +76,7 @@ def test_the_figures_are_put_on_the_decoders_cards(
     tiny_directory: Path, tmp_path: Path
 ) -> None:
     for name, prefill in (("shared", "shared"), ("own", "own")):
-        task = {"kind": "casefile", "agent": "shipping", "contexts": 1, "records": 3}
+        task = {"kind": "casefile", "agent": "shipping", "contexts": 1, "records": 8}
         fields: dict[str, object] = {"model": tiny_directory}
         fields |= {"output": tmp_path / "runs" / name}
         fields |= {"task": task, "prefill": prefill, "steps": 1, "dtype": "float64"}

@@ -22,7 +22,6 @@ from prefillshare.training.settings import (
     BatchSettings,
     CaseFiles,
     LoraSettings,
-    PrefixSettings,
     TrainSettings,
 )
 from prefillshare.training.trainer import Trainer
@@ -124,45 +123,6 @@ def test_several_decoders_of_one_run_equal_each_alone(
             saved, base, ModelId.from_directory(tiny_directory)
         ).record
         assert record.name == name
-
-
-EQUAL: dict[str, dict[str, Any]] = {
-    "accumulated": {"batch": BatchSettings(units=4, units_per_pass=1)},
-    "packed by two": {"batch": BatchSettings(units=4, units_per_pass=2)},
-    "checkpointed": {"gradient_checkpointing": True},
-    "prefixes recomputed": {"prefixes": PrefixSettings(memory_bytes=0)},
-}
-
-
-SCHEMES: dict[str, dict[str, Any]] = {
-    "shared": {},
-    "shared, full": {"method": "full"},
-    "one pass": {"path": "one_pass"},
-    "own": {"prefill": "own"},
-    "icarus": {"prefill": "icarus"},
-    "recompute": {"prefill": "recompute", "recompute": (1, 2)},
-}
-
-
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("change", EQUAL)
-def test_equal_ways_of_computing_a_step(
-    tiny_directory: Path, tmp_path: Path, change: str, scheme: str
-) -> None:
-    """20 steps of SGD in fp64."""
-    fields: dict[str, Any] = {
-        "steps": 20,
-        "optimizer": "sgd",
-        "learning_rate": 0.05,
-        "batch": BatchSettings(units=4),
-        **SCHEMES[scheme],
-    }
-    whole = settings(tiny_directory, tmp_path / "whole", **fields)
-    other = settings(tiny_directory, tmp_path / "other", **{**fields, **EQUAL[change]})
-    start = weights_of(whole.model_copy(update={"steps": 1, "resume": False}))
-    end = weights_of(whole.model_copy(update={"resume": False}))
-    assert any(not torch.allclose(start[n], end[n], atol=1e-4) for n in end)
-    assert_equal_to(end, weights_of(other), 1e-8)
 
 
 def test_epochs_count_the_steps(tiny_directory: Path, tmp_path: Path) -> None:

@@ -1,0 +1,108 @@
+"""Runs of the accuracy experiment: how they are kept, recognised and shared out."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from prefillshare.bench.accuracy.experiment import run_accuracy
+from prefillshare.bench.accuracy.keys import chosen, chosen_task
+from prefillshare.bench.accuracy.run import Run
+from prefillshare.errors import PrefillShareError
+from prefillshare.evals.runner import Scores
+from prefillshare.tasks.toolcalls import ToolCalls
+from prefillshare.training.settings import FREE_SETTINGS, CaseFiles, TrainSettings
+from tests.bench.test_accuracy import TUNED, settings_of
+
+
+def test_kept_scores_make_the_page_without_decoders_or_modules(
+    tiny_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    systems = {"own": {"train": {"prefill": "own"}}, "on_tuned": TUNED}
+    parts = {"scores": tmp_path / "scores", "systems": systems, "compare": []}
+    settings = settings_of(tiny_directory, tmp_path / "work", **parts)
+    results = run_accuracy(settings, tiny_directory)
+    shutil.rmtree(tmp_path / "work")
+    with monkeypatch.context() as patch:
+        patch.setattr("prefillshare.bench.accuracy.runs._make", None)
+        patch.setattr("prefillshare.bench.accuracy.general.general_figures", None)
+        again = run_accuracy(settings, tiny_directory)
+    for system in systems:
+        for test, figures in results["systems"][system].items():
+            kept = again["systems"][system][test]
+            assert kept["nll"] == pytest.approx(figures["nll"], rel=1e-5)
+            assert kept["exact_match"] == figures["exact_match"]
+    assert again["modules"] == results["modules"]
+    # A test that was not scored then needs the decoders.
+    more = run_accuracy(settings.model_copy(update={"test_units": 2}), tiny_directory)
+    assert more["systems"]["own"]["shipping (records=6)"]["examples"] == 4
+
+
+def test_a_run_says_every_place_it_was_made_in() -> None:
+    run = Run("key")
+    for commit in ("a", "b", "b"):
+        run.started({"commit": commit})
+    assert run.made == [{"commit": "a"}, {"commit": "b"}]
+
+
+def test_two_processes_do_not_train_in_one_folder(
+    tiny_directory: Path, tmp_path: Path
+) -> None:
+    settings = settings_of(tiny_directory, tmp_path, only=["cached"], seeds=[0])
+    folder = settings.training("cached", 0, tiny_directory).output
+    folder.mkdir(parents=True)
+    with (
+        FileLock(folder / "lock"),
+        pytest.raises(PrefillShareError, match="another process works in"),
+    ):
+        run_accuracy(settings, tiny_directory)
+
+
+def test_data_counts_by_its_contents(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    first.write_text("one")
+    second.write_text("one")
+    keys = [chosen_task(ToolCalls(file=file)) for file in (first, second)]
+    assert keys[0] == keys[1]
+    second.write_text("another")
+    assert chosen_task(ToolCalls(file=second)) != keys[0]
+
+
+def test_a_resumed_curve_has_every_step_once(tmp_path: Path) -> None:
+    run = Run("key")
+    for step, exact in ((2, 0.0), (4, 0.0), (2, 1.0)):
+        run.note(step, "own", "test", Scores((1.0,), (exact,), (0,), (1,), (0,)))
+    run.save(tmp_path / "run.json")
+    points = Run.load(tmp_path / "run.json", "key").curve["own"]["test"]
+    assert points == [{"step": 2, "nll": 1.0, "exact_match": 1.0}]
+
+
+def test_a_key_says_what_was_chosen() -> None:
+    task = CaseFiles(agent="shipping")
+    wanted = {"kind": "casefile", "agent": "shipping", "depths": [1]}
+    assert chosen_task(task) == wanted
+    assert chosen_task(task.model_copy(update={"seed": 1}))["seed"] == 1
+    plain = TrainSettings(model=Path("a"), output=Path("b"), task=task)
+    listed = plain.model_copy(update={"task": None, "tasks": [task]})
+    assert chosen(plain, FREE_SETTINGS) == {"tasks": [chosen_task(task)]}
+    assert chosen(listed, FREE_SETTINGS) == chosen(plain, FREE_SETTINGS)
+    other = chosen(
+        plain.model_copy(update={"steps": 7, "resume": False}), FREE_SETTINGS
+    )
+    assert other == {"tasks": [chosen_task(task)], "steps": 7}
+
+
+def test_systems_can_be_shared_out_over_processes(
+    tiny_directory: Path, tmp_path: Path
+) -> None:
+    systems = {"own": {"train": {"prefill": "own"}}, "cached": {}}
+    parts = {"systems": systems, "seeds": [0], "compare": [], "modules": {}}
+    some = settings_of(tiny_directory, tmp_path, only=["cached"], **parts)
+    results = run_accuracy(some, tiny_directory)
+    assert list(results["systems"]) == ["cached"]
+    assert results["missing"] == ["own, seed 0"]
+    rest = settings_of(tiny_directory, tmp_path, only=["own"], **parts)
+    assert run_accuracy(rest, tiny_directory)["missing"] == []
