@@ -27,6 +27,8 @@ def test_every_judge_is_trained_and_measured(
     small = {"contexts": 2, "records": 3, "records_max": 4, "questions": 2}
     settings: dict[str, Any] = {
         "model": tiny_directory,
+        # Not tuned at all: a judge on it is the shared one.
+        "module": tiny_directory,
         "output": tmp_path / "judge",
         "decoder.steps": 3,
         "decoder.dtype": "float64",
@@ -38,7 +40,7 @@ def test_every_judge_is_trained_and_measured(
         arguments += ["--set", f"{key}={value}"]
     assert main(arguments) == 0
     results = json.loads(out.read_text())["results"]
-    assert list(results["systems"]) == ["own", "naive", "shared", "retrained"]
+    assert list(results["systems"]) == ["own", "naive", "shared", "tuned", "retrained"]
     assert [results[k] for k in ("samples", "pairs", "contexts")] == [8, 4, 2]
     # The figures are those of the verdicts that were given.
     units = CaseFiles(agent="judge", **small, seed=1000).task().units("test")
@@ -52,8 +54,10 @@ def test_every_judge_is_trained_and_measured(
         flips = {n: results["systems"][n]["flips"]["mean"] for n in (name, "retrained")}
         assert more["mean"] == pytest.approx(flips[name] - flips["retrained"])
         assert f"- `{name}` flips {100 * more['mean']:+.1f} points more" in text
-    # Three judges were trained, each its own way.
-    assert len(set(results["last_loss"].values())) == 3
+    # Three judges were trained, each its own way, and one again.
+    losses = results["last_loss"]
+    assert losses["tuned"] == losses["shared"]
+    assert len(set(losses.values())) == 3
     flips = results["systems"]["shared"]["flips"]["mean"]
     assert f"| shared | {flips:.1%} |" in text and "a quiet hour" in text
 

@@ -2,8 +2,9 @@
 
 A judge is trained with its own prefill and another on the base's cache, from the same
 data in the same order; the first is also put on the base's cache as it is (naive
-sharing). Two trainings differ in some verdicts whatever they read, so a third judge,
-with its own prefill and another seed, says how many flips mean nothing.
+sharing), and one more may be trained on a tuned module's. Two trainings differ in some
+verdicts whatever they read, so a judge with its own prefill and another seed says how
+many flips mean nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +30,12 @@ from prefillshare.training.settings import CaseFiles, TrainSettings
 
 Prefill = Literal["own", "shared"]
 # By system, whose cache its judge is trained on.
-_TRAINED: dict[str, Prefill] = {"own": "own", "shared": "shared", "retrained": "own"}
+_TRAINED: dict[str, Prefill] = {
+    "own": "own",
+    "shared": "shared",
+    "tuned": "shared",
+    "retrained": "own",
+}
 
 
 class JudgeSettings(Config):
@@ -37,11 +43,13 @@ class JudgeSettings(Config):
 
     Attributes:
         model: the base; null is SmolLM2-135M-Instruct from its package.
+        module: a prefill module that was tuned to be read, for the judge `tuned`.
         decoder: how all judges are trained: keys of `TrainSettings`.
         control_seed: of the judge that is trained again; null leaves it out.
     """
 
     model: Path | None = None
+    module: Path | None = None
     output: Path = Path("runs/judge")
     decoder: dict[str, Any] = {}
     train: CaseFiles
@@ -64,14 +72,17 @@ class JudgeSettings(Config):
 
     def systems(self) -> list[str]:
         """The judges to train."""
-        retrained = self.control_seed is not None
-        return [name for name in _TRAINED if name != "retrained" or retrained]
+        left_out = {
+            "retrained": self.control_seed is None,
+            "tuned": self.module is None,
+        }
+        return [name for name in _TRAINED if not left_out.get(name)]
 
     def training(self, system: str, model: Path) -> TrainSettings:
         """How the judge of `system` is trained from the model directory `model`."""
         fields: dict[str, Any] = {
             **self.decoder,
-            "model": model,
+            "model": self.module if system == "tuned" else model,
             "output": self.output / system,
             "task": self.train.model_dump(),
             "prefill": _TRAINED[system],
@@ -101,8 +112,8 @@ def run_judge(settings: JudgeSettings, model: Path) -> dict[str, Any]:
         )
     more = {
         name: vars(more_flips(asked, verdicts, "own", name, "retrained"))
-        for name in ("naive", "shared")
-        if "retrained" in verdicts
+        for name in ("naive", "shared", "tuned")
+        if {name, "retrained"} <= verdicts.keys()
     }
     return {
         "more_flips": more,

@@ -12,6 +12,7 @@ _SYSTEMS = {
     "own": "own prefill",
     "naive": "that same judge on the base's cache",
     "shared": "cache-conditioned, on the base's cache",
+    "tuned": "cache-conditioned, on the cache of a tuned prefill module",
     "retrained": "own prefill, trained again with another seed",
 }
 
