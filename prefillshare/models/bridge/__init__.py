@@ -1,0 +1,1 @@
+"""From one model's cache to one that another model can read."""

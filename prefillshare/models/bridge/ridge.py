@@ -1,0 +1,94 @@
+"""Linear maps by ridge regression, from streamed examples.
+
+Shapes: N examples, F features, O outputs, R rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from prefillshare.errors import DataError
+
+
+@dataclass(frozen=True)
+class LinearMap:
+    """`x @ weight + bias`: weight `[F, O]`, bias `[O]`."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def __call__(self, features: torch.Tensor) -> torch.Tensor:
+        """Features `[..., F]` as outputs `[..., O]`."""
+        return features @ self.weight + self.bias
+
+
+class NormalEquations:
+    """Sums from which any ridge fit of the examples follows, in double precision.
+
+    Memory is `F * (F + O)` numbers, however many examples there were.
+    """
+
+    def __init__(self, features: int, outputs: int) -> None:
+        self.examples = 0
+        self._xx = torch.zeros(features, features, dtype=torch.float64)
+        self._xy = torch.zeros(features, outputs, dtype=torch.float64)
+        self._x = torch.zeros(features, dtype=torch.float64)
+        self._y = torch.zeros(outputs, dtype=torch.float64)
+        self._yy = torch.zeros((), dtype=torch.float64)
+
+    def add(self, x_NF: torch.Tensor, y_NO: torch.Tensor) -> None:  # noqa: N803
+        """Count more examples in."""
+        x, y = x_NF.double(), y_NO.double()
+        self.examples += len(x)
+        self._xx += x.T @ x
+        self._xy += x.T @ y
+        self._x += x.sum(0)
+        self._y += y.sum(0)
+        self._yy += y.square().sum()
+
+    def solve(self, ridge: float, rank: int | None = None) -> LinearMap:
+        """Minimise the mean squared error plus `ridge` times the mean square of x,
+        times the squared weights; the bias is free.
+
+        With `rank`, the best map of that rank among the projections of the full fit
+        (reduced-rank regression, Izenman 1975).
+
+        Raises:
+            DataError: there are no examples.
+            ValueError: the penalty is negative.
+        """
+        if ridge < 0:
+            raise ValueError(f"ridge must be 0 or more, got {ridge}")
+        xx, xy, x, y = self._centred()
+        penalty = ridge * xx.diagonal().mean()
+        damped = xx + penalty * torch.eye(len(xx), dtype=xx.dtype)
+        weight = torch.linalg.lstsq(damped, xy, driver="gelsd").solution
+        if rank is not None and rank < min(weight.shape):
+            weight = weight @ _leading(weight.T @ damped @ weight, rank)
+        return LinearMap(weight, y - x @ weight)
+
+    def explained(self, fitted: LinearMap) -> float:
+        """The share of the outputs' variance that `fitted` explains (R squared)."""
+        xx, xy, _, y = self._centred()
+        total = self._yy / self.examples - y.square().sum()
+        weight = fitted.weight.double()
+        left = total - 2 * (weight * xy).sum() + (weight * (xx @ weight)).sum()
+        return float(1 - left / total)
+
+    def _centred(self) -> tuple[torch.Tensor, ...]:
+        """Covariances of x with x and with y, and the means of both."""
+        if not self.examples:
+            raise DataError("a map cannot be fitted to no examples; give some text")
+        x, y = self._x / self.examples, self._y / self.examples
+        xx = self._xx / self.examples - torch.outer(x, x)
+        xy = self._xy / self.examples - torch.outer(x, y)
+        return xx, xy, x, y
+
+
+def _leading(fitted_OO: torch.Tensor, rank: int) -> torch.Tensor:  # noqa: N803
+    """The projection `[O, O]` on the `rank` directions in which the fit varies most."""
+    directions = torch.linalg.eigh(fitted_OO).eigenvectors[:, -rank:]
+    projection: torch.Tensor = directions @ directions.T
+    return projection
