@@ -6,6 +6,7 @@
     ├── ConfigError              a config file, key or value is unusable
     ├── IdentityError            two sides belong to different models or KV formats
     ├── UnsupportedModelError    a model's KV cache cannot be shared (yet), and why
+    │   └── BridgeError          one model's cache cannot be mapped into another's so
     ├── CheckpointError          a checkpoint cannot be written or read
     ├── DataError                an example cannot be trained or evaluated on
     │   └── PromptLossError      a loss would fall on prompt tokens
@@ -44,6 +45,10 @@ class IdentityError(PrefillShareError):
 
 class UnsupportedModelError(PrefillShareError):
     """A model's KV cache cannot be shared, for the reason given."""
+
+
+class BridgeError(UnsupportedModelError):
+    """One model's cache cannot be mapped into another's in the way asked for."""
 
 
 class CheckpointError(PrefillShareError):

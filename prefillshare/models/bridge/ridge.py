@@ -5,6 +5,7 @@ Shapes: N examples, F features, O outputs, R rank.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +48,15 @@ class NormalEquations:
         self._x += x.sum(0)
         self._y += y.sum(0)
         self._yy += y.square().sum()
+
+    def of_features(self, columns: Sequence[int]) -> NormalEquations:
+        """The sums as if only these features had been seen."""
+        part = NormalEquations(0, 0)
+        part.examples, part._y, part._yy = self.examples, self._y, self._yy
+        at = torch.tensor(columns)
+        part._xx, part._xy = self._xx[at][:, at], self._xy[at]
+        part._x = self._x[at]
+        return part
 
     def solve(self, ridge: float, rank: int | None = None) -> LinearMap:
         """Minimise the mean squared error plus `ridge` times the mean square of x,

@@ -1,0 +1,115 @@
+"""Bridges on disk: `bridge.json` and `bridge.safetensors`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from prefillshare.errors import CheckpointError
+from prefillshare.kv.identity import ModelId
+from prefillshare.models.bridge.bridge import Bridge, BridgeSpec
+from prefillshare.models.bridge.rotary import Rotary
+
+SPEC_FILE = "bridge.json"
+WEIGHTS_FILE = "bridge.safetensors"
+# Two digests: of the prefill module, and of the model whose decoders read.
+Pair = tuple[ModelId, ModelId]
+
+
+def save_bridge(bridge: Bridge, directory: Path, pair: Pair) -> None:
+    """Write `bridge` between `pair`, source and target, into `directory`.
+
+    Raises:
+        CheckpointError: it could not be written; nothing half-written is left.
+    """
+    fresh = directory.with_name(directory.name + ".partial")
+    tables = {"source": bridge.source_rotaries, "target": bridge.target_rotaries}
+    tensors = {name: t.contiguous() for name, t in bridge.state_dict().items()}
+    for side, rotaries in tables.items():
+        tensors |= {f"{side}.{i}": r.frequencies for i, r in enumerate(rotaries)}
+    about = {
+        "spec": bridge.spec.to_dict(),
+        "pair": [model.digest for model in pair],
+        "scaling": {side: [r.scaling for r in table] for side, table in tables.items()},
+    }
+    try:
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        save_file({n: t.clone() for n, t in tensors.items()}, fresh / WEIGHTS_FILE)
+        (fresh / SPEC_FILE).write_text(json.dumps(about, indent=2) + "\n")
+        if directory.exists():
+            shutil.rmtree(directory)
+        fresh.rename(directory)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise CheckpointError(
+            f"the bridge {directory} could not be written: {error}; free space or "
+            "choose another place, then start again"
+        ) from error
+
+
+def load_bridge(directory: Path, pair: Pair | None = None) -> Bridge:
+    """A saved bridge; with `pair`, one between exactly those models.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+        IdentityError: it is one between other models.
+    """
+    about = _read_spec(directory / SPEC_FILE)
+    if pair is not None:
+        ends = ("source", "target")
+        for model, digest, end in zip(pair, about["pair"], ends, strict=True):
+            model.require(ModelId(digest), f"the {end} of the bridge {directory}")
+    try:
+        spec = BridgeSpec.from_dict(about["spec"])
+        with safe_open(directory / WEIGHTS_FILE, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tables = {
+            side: [Rotary(tensors.pop(f"{side}.{i}"), x) for i, x in enumerate(scaling)]
+            for side, scaling in about["scaling"].items()
+        }
+        bridge = Bridge(spec, tables["source"], tables["target"])
+        dtypes = {tensor.dtype for tensor in tensors.values()}
+        if dtypes:
+            bridge.to(dtypes.pop())
+        bridge.load_state_dict(tensors)
+    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"the bridge in {directory} cannot be read: {error}; fit it again"
+        ) from error
+    return bridge
+
+
+def bridge_digest(directory: Path) -> str:
+    """Of everything that a bridged cache depends on beside the source's cache.
+
+    Raises:
+        CheckpointError: there is no bridge.
+    """
+    sha = hashlib.sha256(b"prefillshare/bridge/1")
+    about = _read_spec(directory / SPEC_FILE)
+    sha.update(json.dumps(about, sort_keys=True).encode())
+    with safe_open(directory / WEIGHTS_FILE, framework="pt") as file:
+        for name in sorted(file.keys()):
+            tensor = file.get_tensor(name).contiguous()
+            sha.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
+            sha.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+    return sha.hexdigest()
+
+
+def _read_spec(path: Path) -> dict[str, Any]:
+    try:
+        about: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is not a bridge's ({error}); give a directory that `prefillshare "
+            "bridge fit` wrote"
+        ) from error
+    return about
