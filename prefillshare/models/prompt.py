@@ -20,15 +20,29 @@ Message = dict[str, str]
 
 
 @dataclass(frozen=True)
+class SourceTokens:
+    """A prompt up to the boundary in the prefill module's own tokens.
+
+    Where a decoder has another tokenizer. `shares[t]` names the tokens here, with
+    weights, that say what the decoder's token t says (`models.bridge.spans`).
+    """
+
+    token_ids: tuple[int, ...]
+    shares: tuple[tuple[tuple[int, float], ...], ...]
+
+
+@dataclass(frozen=True)
 class Prompt:
     """A tokenised prompt: the prefill module reads `token_ids[:boundary]`.
 
     `shared_tokens` are those before the agent suffix: what agents have in common.
+    With `source` the ids are the decoder's, and the prefill module reads those.
     """
 
     token_ids: tuple[int, ...]
     boundary: int
     shared_tokens: int
+    source: SourceTokens | None = None
 
     @property
     def remainder(self) -> tuple[int, ...]:
@@ -71,7 +85,7 @@ def lay_out(
 def _render(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation: bool
 ) -> list[int]:
-    text = _text(tokenizer, messages, generation=generation)
+    text = render(tokenizer, messages, generation=generation)
     # The template writes its own special tokens.
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids
@@ -91,10 +105,10 @@ def require_generation_prompt(tokenizer: PreTrainedTokenizerBase) -> None:
     question = {"role": "user", "content": "question"}
     answer = {"role": "assistant", "content": "answer"}
     try:
-        prompt = _text(tokenizer, [question], generation=True)
-        if prompt != _text(tokenizer, [question], generation=False):
+        prompt = render(tokenizer, [question], generation=True)
+        if prompt != render(tokenizer, [question], generation=False):
             return
-        transcript = _text(tokenizer, [question, answer], generation=False)
+        transcript = render(tokenizer, [question, answer], generation=False)
     except TemplateError:
         # Such a template speaks for itself, prompt by prompt.
         return
@@ -108,9 +122,10 @@ def require_generation_prompt(tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-def _text(
+def render(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation: bool
 ) -> str:
+    """`messages` as the chat template writes them."""
     return str(
         tokenizer.apply_chat_template(
             list(messages), tokenize=False, add_generation_prompt=generation

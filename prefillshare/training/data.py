@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from prefillshare.errors import DataError
+from prefillshare.models.bridge.prompt import lay_out_across
 from prefillshare.models.prompt import Boundary, Prompt, lay_out
 from prefillshare.tasks.base import Sample, Split, Task, Unit
 from prefillshare.training.fields import Field, token_fields
@@ -54,12 +55,19 @@ Group = tuple[Example, ...]
 class Tokenisation:
     """How text becomes examples.
 
-    `max_tokens` bounds prompt and response together: the model's context.
+    `max_tokens` bounds prompt and response together: the model's context. `decoder`
+    is the decoder's tokenizer, where that is not the prefill module's.
     """
 
     tokenizer: PreTrainedTokenizerBase
     boundary: Boundary
     max_tokens: int
+    decoder: PreTrainedTokenizerBase | None = None
+
+    @property
+    def answering(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of responses."""
+        return self.decoder or self.tokenizer
 
     def groups(self, task: Task, split: Split) -> list[Group]:
         """All units of a split.
@@ -79,7 +87,7 @@ class Tokenisation:
             for unit, group in zip(units, groups, strict=True)
             for sample, example in zip(unit, group, strict=True)
         ]
-        say_merges(self.tokenizer, f"task {task.name!r}, {split}", seams)
+        say_merges(self.answering, f"task {task.name!r}, {split}", seams)
         return groups
 
     def group(self, unit: Unit, name: str = "a unit") -> Group:
@@ -100,7 +108,7 @@ class Tokenisation:
         return tuple(examples)
 
     def _example(self, sample: Sample, ends: dict[str, list[int]]) -> Example:
-        prompt = lay_out(self.tokenizer, sample.messages, sample.suffix, self.boundary)
+        prompt = self._prompt(sample)
         response = self._response(sample)
         total = len(prompt.token_ids) + len(response)
         if total > self.max_tokens:
@@ -118,27 +126,35 @@ class Tokenisation:
             # The token that holds the fact's first character.
             fact = bisect_right(ends[context], sample.fact_start)
             distance = prompt.boundary - fact
-        fields = token_fields(self.tokenizer, sample.answer)
+        fields = token_fields(self.answering, sample.answer)
         return Example(prompt, response, distance, sample.depth, fields)
+
+    def _prompt(self, sample: Sample) -> Prompt:
+        asked = (sample.messages, sample.suffix, self.boundary)
+        if self.decoder is None:
+            return lay_out(self.tokenizer, *asked)
+        return lay_out_across(self.tokenizer, self.decoder, *asked)
 
     def _response(self, sample: Sample) -> tuple[int, ...]:
         # Tokenised apart from the prompt, so no token merges across the seam: serving
         # feeds the prompt's own ids and samples the response after them.
-        ids = self.tokenizer(sample.answer, add_special_tokens=False)["input_ids"]
+        ids = self.answering(sample.answer, add_special_tokens=False)["input_ids"]
         if not ids:
             asked = sample.messages[-1]["content"][:60]
             raise DataError(
                 f"the response to {asked!r} is empty (0 tokens): nothing to learn; "
                 "drop the row"
             )
-        return (*ids, self.tokenizer.eos_token_id)
+        return (*ids, self.answering.eos_token_id)
 
     def _token_ends(self, message: dict[str, str]) -> list[int]:
         """Where each token of the rendered context ends, in its characters."""
         text = str(self.tokenizer.apply_chat_template([message], tokenize=False))
         start = text.index(message["content"].strip())
-        encoded = self.tokenizer(
-            text, add_special_tokens=False, return_offsets_mapping=True
+        encoded = self.answering(
+            text,
+            add_special_tokens=self.decoder is not None,
+            return_offsets_mapping=True,
         )
         return [end - start for _, end in encoded["offset_mapping"]]
 

@@ -14,7 +14,7 @@ single prompt would be, and the positions are the true ones.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -129,7 +129,9 @@ class Packed:
 
 def pack(examples: Sequence[Example]) -> Packed:
     """Lay out `examples` over the prefix tree of their prompts."""
-    prefill, paths = _tree([example.prefill_ids for example in examples])
+    prefill, paths = prefix_tree(
+        [example.prefill_ids for example in examples], _symbols(examples)
+    )
     read = tuple(
         Piece(example.decoder_ids, example.prompt.boundary, path)
         for example, path in zip(examples, paths, strict=True)
@@ -137,8 +139,39 @@ def pack(examples: Sequence[Example]) -> Packed:
     return Packed(tuple(examples), prefill, read)
 
 
-def _tree(prompts: Sequence[tuple[int, ...]]) -> tuple[Row, list[tuple[Span, ...]]]:
-    """The pieces of the prompts' prefix tree, and each prompt's path through it."""
+def _symbols(examples: Sequence[Example]) -> list[tuple[int, ...]] | None:
+    """Numbers that are equal where prompts have token and source tokens in common.
+
+    Two prompts may begin with the same decoder's tokens and yet, at the seam, with
+    other tokens of the prefill module, so that a bridge makes them different keys.
+    """
+    if all(example.prompt.source is None for example in examples):
+        return None
+    numbers: dict[Hashable, int] = {}
+    rows = []
+    for example in examples:
+        source = example.prompt.source
+        assert source is not None, "examples of one pass have one kind of prompt"
+        read: list[int] = [0]
+        for token in source.token_ids:
+            read.append(hash((read[-1], token)))
+        keys = (
+            (token, shares, read[1 + max(i for i, _ in shares)])
+            for token, shares in zip(example.prefill_ids, source.shares, strict=True)
+        )
+        rows.append(tuple(numbers.setdefault(key, len(numbers)) for key in keys))
+    return rows
+
+
+def prefix_tree(
+    prompts: Sequence[tuple[int, ...]],
+    symbols: Sequence[tuple[int, ...]] | None = None,
+) -> tuple[Row, list[tuple[Span, ...]]]:
+    """The pieces of the prompts' prefix tree, and each prompt's path through it.
+
+    With `symbols`, a token is another's equal where its symbol is, whatever its id.
+    """
+    ids, prompts = prompts, symbols or prompts
     pieces: list[Piece] = []
     paths: list[tuple[Span, ...]] = [()] * len(prompts)
     at = 0
@@ -151,10 +184,10 @@ def _tree(prompts: Sequence[tuple[int, ...]]) -> tuple[Row, list[tuple[Span, ...
         shared = _common_length([prompts[i] for i in members], depth)
         path = above
         if shared > depth:
-            ids = prompts[members[0]][depth:shared]
-            pieces.append(Piece(ids, depth, above))
-            path = (*above, (at, at + len(ids)))
-            at += len(ids)
+            part = ids[members[0]][depth:shared]
+            pieces.append(Piece(part, depth, above))
+            path = (*above, (at, at + len(part)))
+            at += len(part)
         longer = [i for i in members if len(prompts[i]) > shared]
         for i in set(members) - set(longer):
             paths[i] = path

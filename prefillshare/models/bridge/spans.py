@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Self
 
 import torch
 
@@ -20,6 +21,8 @@ from prefillshare.errors import DataError
 
 # Characters [start, end) of the text; an empty span is a token that no text stands for.
 Span = tuple[int, int]
+# The source tokens of one target token, and their weights.
+Shares = tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,16 @@ class Alignment:
 
     tokens: torch.Tensor
     weights: torch.Tensor
+
+    @classmethod
+    def of(cls, rows: Sequence[Shares]) -> Self:
+        """Of what each target token gets."""
+        width = max((len(row) for row in rows), default=1)
+        filled = [[*row, *[(0, 0.0)] * (width - len(row))] for row in rows]
+        return cls(
+            torch.tensor([[i for i, _ in row] for row in filled], dtype=torch.long),
+            torch.tensor([[weight for _, weight in row] for row in filled]),
+        )
 
     def apply(self, states: torch.Tensor) -> torch.Tensor:
         """Source states `[..., S, D]` as target states `[..., T, D]`."""
@@ -48,7 +61,12 @@ class Alignment:
 
 
 def align(source: Sequence[Span], target: Sequence[Span]) -> Alignment:
-    """Align tokenizations of one text, given the characters of each token.
+    """Align tokenizations of one text: `shares` as tensors."""
+    return Alignment.of(shares(source, target))
+
+
+def shares(source: Sequence[Span], target: Sequence[Span]) -> tuple[Shares, ...]:
+    """What each target token gets, given the characters of each token of both.
 
     A target token without characters of its own, or whose characters no source token
     has (they differ in what they leave out), gets the last source token before it, or
@@ -66,13 +84,7 @@ def align(source: Sequence[Span], target: Sequence[Span]) -> Alignment:
                 "a fast tokenizer's offsets"
             )
     ends = [end for _, end in source]
-    rows = [_row(source, ends, span) for span in target]
-    width = max((len(row) for row in rows), default=1)
-    filled = [row + [(0, 0.0)] * (width - len(row)) for row in rows]
-    return Alignment(
-        torch.tensor([[i for i, _ in row] for row in filled], dtype=torch.long),
-        torch.tensor([[weight for _, weight in row] for row in filled]),
-    )
+    return tuple(_shares(source, ends, span) for span in target)
 
 
 def identity(tokens: int) -> Alignment:
@@ -80,9 +92,7 @@ def identity(tokens: int) -> Alignment:
     return Alignment(torch.arange(tokens)[:, None], torch.ones(tokens, 1))
 
 
-def _row(
-    source: Sequence[Span], ends: Sequence[int], span: Span
-) -> list[tuple[int, float]]:
+def _shares(source: Sequence[Span], ends: Sequence[int], span: Span) -> Shares:
     """The source tokens that share characters with `span`, weighted."""
     start, end = span
     # The first source token that ends behind where the target token starts.
@@ -95,6 +105,6 @@ def _row(
         if overlap > 0:
             shared.append((i, overlap))
     if not shared:
-        return [(max(0, first - 1), 1.0)]
+        return ((max(0, first - 1), 1.0),)
     total = sum(overlap for _, overlap in shared)
-    return [(i, overlap / total) for i, overlap in shared]
+    return tuple((i, overlap / total) for i, overlap in shared)

@@ -1,0 +1,72 @@
+"""Prompts for a decoder whose tokenizer is not the prefill module's.
+
+The prefill module's chat template writes the text; each tokenizer reads that text, and
+the characters say which tokens belong together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from prefillshare.errors import DataError
+from prefillshare.models.bridge.spans import Span, shares
+from prefillshare.models.prompt import (
+    Boundary,
+    Message,
+    Prompt,
+    SourceTokens,
+    common_prefix,
+    render,
+)
+
+
+def lay_out_across(
+    source: PreTrainedTokenizerBase,
+    target: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    suffix: str,
+    boundary: Boundary,
+) -> Prompt:
+    """`models.prompt.lay_out` for a decoder with the tokenizer `target`.
+
+    The decoder's tokens begin with whatever its tokenizer puts before a text. The
+    prefill module reads every token of its own that begins before the boundary: all of
+    them are the prompt's.
+
+    Args:
+        source: the prefill module's tokenizer, whose template it is.
+
+    Raises:
+        DataError: there is nothing to read before the boundary.
+    """
+    if not messages:
+        raise DataError("a prompt needs at least one message, got none")
+    full = list(messages) + ([{"role": "user", "content": suffix}] if suffix else [])
+    text = render(source, full, generation=True)
+    ids, spans = _tokens(target, text, special=True)
+    before, _ = _tokens(
+        target, render(source, messages, generation=False), special=True
+    )
+    shared, last = common_prefix(ids, before), len(ids) - 1
+    at = last if boundary == "last_token" else min(shared, last)
+    source_ids, source_spans = _tokens(source, text, special=False)
+    begun = sum(start < spans[at][0] for start, _ in source_spans)
+    if at < 1 or begun < 1:
+        raise DataError(
+            f"the chat template rendered {len(ids)} tokens of the decoder, of which "
+            f"{at} stand before the boundary; a bridge needs some"
+        )
+    held = SourceTokens(
+        tuple(source_ids[:begun]), shares(source_spans[:begun], spans[:at])
+    )
+    return Prompt(tuple(ids), at, min(shared, last), held)
+
+
+def _tokens(
+    tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool
+) -> tuple[list[int], list[Span]]:
+    encoded = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
+    ids: list[int] = encoded["input_ids"]
+    return ids, [(int(a), int(b)) for a, b in encoded["offset_mapping"]]

@@ -1,0 +1,90 @@
+"""Cache-conditioned across models: the decoder reads the prefill module's cache mapped.
+
+The bridge is the decoder's (`attach_bridge`) and may be trained with it; the prefill
+module stays frozen, and its cache can be stored as ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from prefillshare.models.bridge.bridge import Bridge, Layers
+from prefillshare.models.bridge.spans import Alignment, Shares
+from prefillshare.training.objective import ResponseScores
+from prefillshare.training.packing import Packed, Piece, Span, prefix_tree
+from prefillshare.training.prefixes import PrefixStore
+from prefillshare.training.rows import ReadCache, read_row
+from prefillshare.training.schemes.cached import Cached, reading_mask
+
+
+@dataclass(frozen=True)
+class _Prefilled:
+    """The source's cache, its positions, and where the decoder's tokens come from."""
+
+    layers: Layers
+    positions: torch.Tensor
+    alignment: Alignment | None
+
+
+class Bridged:
+    """Reads the cache of `prefill_model` through each decoder's own bridge."""
+
+    def __init__(self, prefill_model: Any, store: PrefixStore | None = None) -> None:
+        self._cached = Cached(prefill_model, store)
+
+    def prefill(self, packed: Packed) -> _Prefilled:
+        """The prefill module's cache, in tokens of its own."""
+        device = self._cached.prefill_model.device
+        if any(example.prompt.source is None for example in packed.examples):
+            positions = packed.prefill.positions(device)[0]
+            return _Prefilled(self._cached.prefill(packed), positions, None)
+        source, alignment = _source(packed)
+        positions = source.prefill.positions(device)[0]
+        return _Prefilled(self._cached.prefill(source), positions, alignment)
+
+    def read(
+        self, decoder: Any, packed: Packed, which: Sequence[int], prefilled: _Prefilled
+    ) -> ResponseScores:
+        """Score the examples `which` on the bridged cache."""
+        bridge: Bridge = decoder.bridge
+        layers = bridge(
+            prefilled.layers,
+            prefilled.positions,
+            prefilled.alignment,
+            packed.prefill.positions(decoder.device)[0],
+        )
+        row = packed.decoder_row(which)
+        mask = reading_mask(decoder, packed.prefill, row)
+        examples = [packed.examples[i] for i in which]
+        return read_row(decoder, row, examples, ReadCache(layers), mask)
+
+
+def attach_bridge(decoder: Any, bridge: Bridge) -> None:
+    """Make `bridge` a part of a decoder's model: they are trained together."""
+    decoder.add_module("bridge", bridge)
+
+
+def _source(packed: Packed) -> tuple[Packed, Alignment]:
+    """The same prompts in the prefill module's tokens, and the rows' alignment."""
+    sources = [example.prompt.source for example in packed.examples]
+    prompts = [source.token_ids for source in sources if source is not None]
+    row, paths = prefix_tree(prompts)
+    # The decoder reads behind these, in tokens of its own.
+    read = tuple(
+        Piece((), len(ids), path) for ids, path in zip(prompts, paths, strict=True)
+    )
+    rows: list[Shares] = [()] * packed.prefill.tokens
+    for source, piece, path in zip(sources, packed.read, paths, strict=True):
+        assert source is not None
+        here = _places(path)
+        for place, shares in zip(_places(piece.sees), source.shares, strict=True):
+            rows[place] = tuple((here[i], weight) for i, weight in shares)
+    return Packed(packed.examples, row, read), Alignment.of(rows)
+
+
+def _places(spans: Sequence[Span]) -> list[int]:
+    return [at for low, high in spans for at in range(low, high)]
