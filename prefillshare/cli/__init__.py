@@ -43,6 +43,11 @@ COMMANDS = (
         "fine-tune a decoder: wraps accelerate launch",
         "prefillshare.cli.train",
     ),
+    Entry(
+        "bridge",
+        "map the prefill module's cache into another model's",
+        "prefillshare.cli.bridge",
+    ),
     Entry("eval", "evaluate decoders", "prefillshare.cli.eval"),
     Entry("serve", "serve prefill and decode workers", "prefillshare.cli.serve"),
     Entry("demo", "show a shared KV cache at work", "prefillshare.cli.demo"),

@@ -39,16 +39,28 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
         ConfigError: no model lies there, it has no chat template, or one whose prompts
             do not end where an answer begins.
     """
-    require_model_directory(directory)
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        directory, local_files_only=True
-    )
+    tokenizer = load_tokenizer_of_any(directory)
     if tokenizer.chat_template is None:
         raise ConfigError(
             f"the tokenizer in {directory} has no chat template; add a "
             "chat_template.jinja: the prompt layout is the prefill module's"
         )
     require_generation_prompt(tokenizer)
+    return tokenizer
+
+
+def load_tokenizer_of_any(directory: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model directory, chat template or not.
+
+    For a decoder that reads what another model's template wrote.
+
+    Raises:
+        ConfigError: no model lies there.
+    """
+    require_model_directory(directory)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        directory, local_files_only=True
+    )
     return tokenizer
 
 

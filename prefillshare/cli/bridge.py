@@ -1,0 +1,61 @@
+"""`prefillshare bridge …`: from the prefill module's cache to another model's."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from prefillshare.cli.command import Options, Report
+from prefillshare.config import load_config
+from prefillshare.report import say, table
+from prefillshare.training.bridges import BridgeSettings, fit, inspect
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to do with a bridge."""
+    parser.add_argument(
+        "what",
+        choices=("fit", "inspect"),
+        help="fit one in closed form, or see how a decoder attends on what it makes",
+    )
+
+
+def run(options: Options) -> Report:
+    """Do it, and print what came out layer by layer."""
+    settings = load_config(BridgeSettings, options.config, options.overrides)
+    if options.extra.what == "fit":
+        results = fit(settings, say)
+        _fit_table(results)
+    else:
+        results = inspect(settings, say)
+        _cosine_table(results)
+    return Report(settings.model_dump(mode="json"), results)
+
+
+def _fit_table(results: dict[str, Any]) -> None:
+    explained = results["explained"]
+    rows = [
+        [str(i), ", ".join(map(str, layers)), f"{keys:.3f}", f"{values:.3f}"]
+        for i, (layers, keys, values) in enumerate(
+            zip(results["sources"], explained["keys"], explained["values"], strict=True)
+        )
+    ]
+    share = results["bridge_parameters"] / results["decoder_parameters"]
+    say(
+        f"{results['tokens']:,} tokens in {results['fit_seconds']:.0f} s; the bridge "
+        f"has {share:.1%} of the decoder's parameters"
+    )
+    columns = ["layer", "made of", "keys", "values"]
+    table("Variance explained, by layer of the decoder", columns, rows)
+
+
+def _cosine_table(results: dict[str, Any]) -> None:
+    cosine = results["cosine"]
+    rows = [
+        [str(i), f"{mean:.3f}", " ".join(f"{x:.2f}" for x in heads)]
+        for i, (mean, heads) in enumerate(
+            zip(cosine["layers"], cosine["heads"], strict=True)
+        )
+    ]
+    title = f"Attention-output cosine, {cosine['all']:.3f} over all"
+    table(title, ["layer", "mean", "by head"], rows)
