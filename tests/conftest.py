@@ -11,9 +11,10 @@ from peft import LoraConfig
 from transformers import PreTrainedModel
 
 from prefillshare.kv.identity import ModelId
-from prefillshare.models.decoder import Decoder, DecoderRecord, Prefill
+from prefillshare.models.decoder import Decoder
 from prefillshare.models.loading import load_model
 from prefillshare.models.prompt import Boundary
+from prefillshare.models.record import DecoderRecord, Prefill
 from prefillshare.models.tiny import save_tiny_model
 
 # transformers imports DeepSpeed, which says on stdout what it takes for lack of a GPU.

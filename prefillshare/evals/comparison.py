@@ -22,12 +22,13 @@ from prefillshare.evals.statistics import paired_difference
 from prefillshare.evals.systems import ComparedTask as ComparedTask
 from prefillshare.evals.systems import System, require_fitting, systems
 from prefillshare.kv.identity import ModelId
-from prefillshare.models.decoder import Decoder, DecoderRecord
+from prefillshare.models.decoder import Decoder
 from prefillshare.models.loading import (
     load_model,
     load_tokenizer,
     model_context_tokens,
 )
+from prefillshare.models.record import DecoderRecord
 from prefillshare.tasks.base import Task
 from prefillshare.training.data import Group, Tokenisation
 from prefillshare.training.settings import CaseFiles, build_task

@@ -31,12 +31,13 @@ from prefillshare.errors import ConfigError, IdentityError, UnsupportedModelErro
 from prefillshare.evals.statistics import paired_difference
 from prefillshare.kv.identity import ModelId
 from prefillshare.kv.layout import KVLayout
-from prefillshare.models.decoder import Decoder, DecoderRecord
+from prefillshare.models.decoder import Decoder
 from prefillshare.models.loading import (
     load_model,
     load_tokenizer,
     model_context_tokens,
 )
+from prefillshare.models.record import DecoderRecord
 from prefillshare.training.data import Group, Tokenisation
 from prefillshare.training.packing import Packed, pack
 from prefillshare.training.padded import needs_one_by_one

@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerBase
 from prefillshare.errors import ContextLengthError
 from prefillshare.evals.likelihood import Continuation
 from prefillshare.evals.perplexity import sliding_windows
-from prefillshare.models.decoder import DecoderRecord
 from prefillshare.models.prompt import Message, common_prefix
+from prefillshare.models.record import DecoderRecord
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,9 @@ from prefillshare.config import Config
 from prefillshare.errors import IdentityError, UnsupportedModelError
 from prefillshare.evals.sensitivity import Range, profiled_layers
 from prefillshare.kv.identity import ModelId
-from prefillshare.models.decoder import Decoder, DecoderRecord, Prefill
+from prefillshare.models.decoder import Decoder
 from prefillshare.models.prompt import Boundary
+from prefillshare.models.record import DecoderRecord, Prefill
 from prefillshare.training.padded import OneByOne, needs_one_by_one
 from prefillshare.training.schemes.base import Scheme
 from prefillshare.training.schemes.cached import Cached

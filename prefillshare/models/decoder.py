@@ -11,87 +11,28 @@ import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from transformers import DynamicCache, PreTrainedModel
 
-from prefillshare.errors import CheckpointError, IdentityError
+from prefillshare.errors import CheckpointError
 from prefillshare.kv.cache import KVCache, empty_state
 from prefillshare.kv.identity import ModelId
 from prefillshare.kv.layout import KVLayout
+from prefillshare.models.bridge.bridge import Bridge, attach_bridge, bridge_of
+from prefillshare.models.bridge.storage import bridge_digest, load_bridge, save_bridge
 from prefillshare.models.loading import freeze, hub_id, load_model, share_weights
-from prefillshare.models.prompt import Boundary
+from prefillshare.models.record import RECORD_FILE, DecoderRecord
 
-RECORD_FILE = "prefillshare.json"
 _WEIGHTS_FILE = "adapter_model.safetensors"
 _ADAPTER_CONFIG_FILE = "adapter_config.json"
 _FULL_WEIGHTS_FILE = "config.json"
-Prefill = Literal["shared", "own", "icarus", "recompute"]
-
-
-@dataclass(frozen=True)
-class DecoderRecord:
-    """What a decoder was trained for: kept beside its weights.
-
-    Attributes:
-        model_id: digest of the prefill module (and base weights) it was trained on.
-        prefill: whose cache it reads: the frozen module's, its own, or a mix of both
-            (`training.schemes`), which is trained and evaluated but not served.
-        boundary: where the prefill module stops reading.
-        suffix: the agent suffix that the router appends.
-        kv_formats: the formats it was trained with, as `KVFormat.to_dict`.
-    """
-
-    name: str
-    model_id: str
-    prefill: Prefill
-    boundary: Boundary
-    suffix: str
-    kv_formats: tuple[dict[str, Any], ...] = field(default=())
-
-    @classmethod
-    def load(cls, directory: Path) -> Self:
-        """Read the record of a saved decoder.
-
-        Raises:
-            CheckpointError: it is missing or not what this version writes.
-        """
-        path = directory / RECORD_FILE
-        try:
-            fields = json.loads(path.read_text())
-            fields["kv_formats"] = tuple(fields["kv_formats"])
-            return cls(**fields)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"{path} is not a decoder record "
-                f"({getattr(error, 'strerror', None) or error}); give a directory that "
-                "`prefillshare train` wrote"
-            ) from error
-
-    def require_base(self, base: ModelId) -> None:
-        """Raise `IdentityError` unless the decoder was trained on `base`."""
-        base.require(ModelId(self.model_id), f"decoder {self.name!r}")
-
-    def require_prefill(self, prefill: Prefill) -> None:
-        """Raise `IdentityError` unless the decoder reads caches of this kind."""
-        if self.prefill != prefill:
-            raise IdentityError(
-                f"decoder {self.name!r} was trained on its {self.prefill!r} prefill "
-                f"and cannot be served with {prefill!r}; train one that can"
-            )
-
-    def require_task(self, name: str, suffix: str) -> None:
-        """Raise `IdentityError` unless the decoder was trained for this task."""
-        if (self.name, self.suffix) != (name, suffix):
-            raise IdentityError(
-                f"a decoder of {self.name!r} with the suffix {self.suffix!r} is listed "
-                f"for task {name!r}; name the decoder that was trained for it"
-            )
+_BRIDGE = "bridge"
 
 
 class Decoder:
@@ -103,13 +44,24 @@ class Decoder:
 
     @classmethod
     def create(
-        cls, base: PreTrainedModel, record: DecoderRecord, lora: LoraConfig | None
+        cls,
+        base: PreTrainedModel,
+        record: DecoderRecord,
+        lora: LoraConfig | None,
+        bridge: Bridge | None = None,
     ) -> Self:
-        """A fresh decoder from `base`: LoRA over its weights, or a whole copy."""
+        """A fresh decoder from `base`: LoRA over its weights, or a whole copy.
+
+        It learns `bridge` too, if it reads through one.
+        """
         if lora is None:
-            return cls(copy.deepcopy(base).requires_grad_(True), record)
-        with _peft_warnings_ignored():
-            return cls(get_peft_model(share_weights(base), lora), record)
+            model: Any = copy.deepcopy(base).requires_grad_(True)
+        else:
+            with _peft_warnings_ignored():
+                model = get_peft_model(share_weights(base), lora)
+        if bridge is not None:
+            attach_bridge(model, bridge)
+        return cls(model, record)
 
     @classmethod
     def load(
@@ -118,26 +70,43 @@ class Decoder:
         base: PreTrainedModel,
         base_id: ModelId,
         *,
+        weights_id: ModelId | None = None,
         invocation: Sequence[int] | None = None,
     ) -> Self:
         """A saved decoder over `base`.
 
         Args:
+            base: the model that its weights started from.
+            base_id: the prefill module's identity.
+            weights_id: that of `base`, if it is another model than the prefill module.
             invocation: load the adapter as an aLoRA (arXiv 2504.12397), to read whole
                 prompts by itself: PEFT leaves it off before the last occurrence of
                 these tokens, or before `alora_offsets` if a call gives them. They are
                 the `remainder` of any of the decoder's prompts.
 
         Raises:
-            IdentityError: it was trained on another prefill module.
+            IdentityError: it was trained on another prefill module, or started from
+                other weights.
             CheckpointError: the directory holds no decoder.
         """
         record = DecoderRecord.load(directory)
         record.require_base(base_id)
+        record.require_weights(weights_id)
+        model = cls._load_model(directory, base, invocation)
+        if record.bridge is not None:
+            pair = (base_id, weights_id or base_id)
+            bridge = load_bridge(directory / _BRIDGE, pair)
+            attach_bridge(model, freeze(bridge.to(base.device)))
+        return cls(model, record)
+
+    @staticmethod
+    def _load_model(
+        directory: Path, base: PreTrainedModel, invocation: Sequence[int] | None
+    ) -> Any:
         if (directory / _FULL_WEIGHTS_FILE).is_file():
             whole = load_model(directory, base.dtype)
             torch.nn.Module.to(whole, base.device)
-            return cls(whole, record)
+            return whole
         if not (directory / _WEIGHTS_FILE).is_file():
             raise CheckpointError(
                 f"{directory} holds no {_WEIGHTS_FILE}; train the decoder again"
@@ -154,8 +123,7 @@ class Decoder:
             raise CheckpointError(
                 f"the LoRA weights in {directory} cannot be read: {error}"
             ) from error
-        freeze(model)
-        return cls(model, record)
+        return freeze(model)
 
     def save(self, directory: Path) -> None:
         """Write PEFT weights (safetensors) and the record into `directory`.
@@ -169,12 +137,13 @@ class Decoder:
         try:
             shutil.rmtree(fresh, ignore_errors=True)
             fresh.mkdir(parents=True)
-            with _adapter_on_everywhere(self.model):
+            record = self._save_bridge(fresh)
+            with _adapter_on_everywhere(self.model), _without_bridge(self.model):
                 self.model.save_pretrained(str(fresh))
             _name_base(fresh, hub_id(Path(self.model.name_or_path)))
             # PEFT's model card is an empty form.
             (fresh / "README.md").unlink(missing_ok=True)
-            text = json.dumps(asdict(self.record), indent=2)
+            text = json.dumps(asdict(record), indent=2)
             (fresh / RECORD_FILE).write_text(text + "\n")
             if directory.exists():
                 shutil.rmtree(directory)
@@ -185,6 +154,17 @@ class Decoder:
                 f"the decoder {directory} could not be written: {error}; free space "
                 "or choose another `output`, then start again"
             ) from error
+
+    def _save_bridge(self, directory: Path) -> DecoderRecord:
+        """Write the bridge, if there is one; returns the record that names it."""
+        bridge = bridge_of(self.model)
+        if bridge is None:
+            return self.record
+        weights = ModelId(self.record.weights_id or self.record.model_id)
+        save_bridge(
+            bridge, directory / _BRIDGE, (ModelId(self.record.model_id), weights)
+        )
+        return replace(self.record, bridge=bridge_digest(directory / _BRIDGE))
 
     def generate(
         self,
@@ -250,6 +230,19 @@ def _adapter_on_everywhere(model: Any) -> Iterator[None]:
     finally:
         for config, before in zip(configs, tokens, strict=True):
             config.alora_invocation_tokens = before
+
+
+@contextmanager
+def _without_bridge(model: Any) -> Iterator[None]:
+    """A bridge is saved apart."""
+    bridge = bridge_of(model)
+    if bridge is not None:
+        del model.bridge
+    try:
+        yield
+    finally:
+        if bridge is not None:
+            attach_bridge(model, bridge)
 
 
 def _name_base(directory: Path, base: str | None) -> None:

@@ -19,8 +19,8 @@ from typing import IO, Self
 
 from prefillshare.errors import WorkerError
 from prefillshare.kv.identity import ModelId
-from prefillshare.models.decoder import DecoderRecord
 from prefillshare.models.loading import model_layout
+from prefillshare.models.record import DecoderRecord
 from prefillshare.serving.messages import TOKEN_VARIABLE
 from prefillshare.serving.settings import ServeSettings
 from prefillshare.serving.worker import listen

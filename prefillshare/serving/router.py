@@ -19,9 +19,9 @@ from prefillshare.errors import (
     WorkerError,
 )
 from prefillshare.kv.identity import ModelId
-from prefillshare.models.decoder import DecoderRecord
 from prefillshare.models.loading import load_tokenizer, model_context_tokens
 from prefillshare.models.prompt import Prompt, lay_out
+from prefillshare.models.record import DecoderRecord
 from prefillshare.serving.client import WorkerClient
 from prefillshare.serving.messages import (
     DecodeEvent,

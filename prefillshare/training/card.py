@@ -17,8 +17,8 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from prefillshare.kv.identity import ModelId
-from prefillshare.models.decoder import DecoderRecord
 from prefillshare.models.loading import hub_id
+from prefillshare.models.record import DecoderRecord
 from prefillshare.runtime import cpu_model, installed_version
 from prefillshare.training.card_code import (
     SAVED,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefillshare.models.decoder import DecoderRecord
+from prefillshare.models.record import DecoderRecord
 
 # What a reader of a card puts paths for.
 BASE = "path/to/the/prefill/module"

@@ -3,119 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
 from transformers import PreTrainedModel
 
 from prefillshare.errors import (
-    ConfigError,
     PrefillShareError,
     UnsupportedModelError,
 )
-from prefillshare.kv.identity import ModelId
-from prefillshare.kv.layout import KVFormat
-from prefillshare.models.decoder import Decoder, DecoderRecord
-from prefillshare.models.loading import (
-    load_model,
-    load_tokenizer,
-    model_context_tokens,
-)
-from prefillshare.tasks.base import Task
+from prefillshare.models.record import DecoderRecord
 from prefillshare.training.card import write_decoder_card
-from prefillshare.training.data import Example, Group, Tokenisation
+from prefillshare.training.data import Example
 from prefillshare.training.learner import Learner
 from prefillshare.training.packing import Packed, pack
 from prefillshare.training.padded import OneByOne, needs_one_by_one
 from prefillshare.training.prefixes import PrefixStore
 from prefillshare.training.schemes.base import Scheme
+from prefillshare.training.schemes.bridged import Bridged
 from prefillshare.training.schemes.cached import Cached
 from prefillshare.training.schemes.icarus import Icarus
 from prefillshare.training.schemes.one_row import OnePass, Own
 from prefillshare.training.schemes.recompute import Recompute
 from prefillshare.training.settings import (
     PrefixSettings,
-    RunSettings,
     TrainSettings,
     build_task,
 )
 from prefillshare.training.sharding.choice import strategy_of
 from prefillshare.training.trainer import Loss, Trainer
-
-
-@dataclass(frozen=True)
-class Workshop:
-    """What every experiment starts from: the base model and how text becomes tokens."""
-
-    settings: RunSettings
-    base: PreTrainedModel
-    model_id: ModelId
-    tokenisation: Tokenisation
-
-    @classmethod
-    def open(cls, settings: RunSettings, device: torch.device) -> Workshop:
-        """Load the base model of `settings`, frozen."""
-        torch.manual_seed(settings.seed)
-        base = load_model(settings.model, getattr(torch, settings.dtype))
-        torch.nn.Module.to(base, device)
-        tokenisation = Tokenisation(
-            load_tokenizer(settings.model),
-            settings.boundary,
-            model_context_tokens(settings.model),
-        )
-        model_id = ModelId.from_directory(settings.model)
-        return cls(settings, base, model_id, tokenisation)
-
-    def groups(self, tasks: Sequence[Task]) -> list[Group]:
-        """The training units of `tasks`, one task after the other."""
-        return [
-            group for task in tasks for group in self.tokenisation.groups(task, "train")
-        ]
-
-    def decoder(
-        self, name: str, suffix: str, prefill: Any, *, activated: bool = False
-    ) -> Decoder:
-        """A fresh decoder from the base's weights.
-
-        With `activated`, the adapter can be switched off for a prompt (aLoRA).
-        """
-        settings = self.settings
-        record = DecoderRecord(
-            name=name,
-            model_id=self.model_id.digest,
-            prefill=prefill,
-            boundary=settings.boundary,
-            suffix=suffix,
-            kv_formats=(KVFormat(settings.dtype).to_dict(),),
-        )
-        adapter = None
-        if settings.method == "lora":
-            lora = settings.lora
-            adapter = LoraConfig(
-                r=lora.rank,
-                lora_alpha=lora.alpha,
-                lora_dropout=lora.dropout,
-                target_modules=lora.targets,
-                task_type="CAUSAL_LM",
-                trainable_token_indices=self._trainable_tokens(),
-                # The offsets are given with every pass: any token enables them.
-                alora_invocation_tokens=[0] if activated else None,
-            )
-        return Decoder.create(self.base, record, adapter)
-
-    def _trainable_tokens(self) -> list[int] | None:
-        tokens = self.settings.lora.trainable_tokens
-        known = self.tokenisation.tokenizer.get_vocab()
-        if unknown := [token for token in tokens if token not in known]:
-            raise ConfigError(
-                f"lora.trainable_tokens names {', '.join(map(repr, unknown))}, which "
-                f"the tokenizer of {self.settings.model} does not have; choose tokens "
-                "of its vocabulary, reserved ones say"
-            )
-        return [known[token] for token in tokens] or None
+from prefillshare.training.workshop import Workshop
 
 
 class DecoderExperiment:
@@ -246,6 +164,8 @@ def scheme_of(
         return OneByOne(None if own else base)
     if own:
         return Own()
+    if settings.bridge is not None:
+        return Bridged(base, store)
     if settings.path == "one_pass":
         return OnePass()
     if settings.prefill == "icarus":

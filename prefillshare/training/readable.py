@@ -28,7 +28,6 @@ from prefillshare.models.decoder import Decoder
 from prefillshare.models.loading import load_tokenizer
 from prefillshare.training.card import write_decoder_card, write_module_card
 from prefillshare.training.data import Example, Group
-from prefillshare.training.decoders import Workshop
 from prefillshare.training.learner import Learner
 from prefillshare.training.packing import pack
 from prefillshare.training.padded import OneByOne, needs_one_by_one
@@ -38,6 +37,7 @@ from prefillshare.training.schemes.one_row import Own
 from prefillshare.training.settings import PrefillSettings, build_task
 from prefillshare.training.sharding.choice import strategy_of
 from prefillshare.training.trainer import Loss, Trainer
+from prefillshare.training.workshop import Workshop
 
 
 class PrefillExperiment:

@@ -142,6 +142,10 @@ class TrainSettings(RunSettings):
     the frozen module's; `own` the ordinary fine-tune; `icarus` and `recompute` are
     the comparisons of that name (`training.schemes`). `path: one_pass` computes
     `shared` in one forward, for LoRA. With `mixture`, one decoder learns all tasks.
+
+    `decoder_model` is another model whose weights the decoders start from, with its
+    own tokenizer; on the shared prefill they read through `bridge`, which
+    `prefillshare bridge fit` made and which they learn too.
     """
 
     task: TaskSettings | None = None
@@ -149,6 +153,8 @@ class TrainSettings(RunSettings):
     mixture: bool = False
     prefill: Literal["shared", "own", "icarus", "recompute"] = "shared"
     recompute: tuple[int, int] | None = None
+    decoder_model: Path | None = None
+    bridge: Path | None = None
     path: Literal["cached", "one_pass"] = "cached"
 
     @model_validator(mode="after")
@@ -165,7 +171,21 @@ class TrainSettings(RunSettings):
             raise ValueError(
                 "`path: one_pass` needs `method: lora` and `prefill: shared`"
             )
+        self._require_bridgeable()
         return self
+
+    def _require_bridgeable(self) -> None:
+        other, shared = self.decoder_model is not None, self.prefill == "shared"
+        if (self.bridge is not None) != (other and shared):
+            raise ValueError(
+                "`bridge` goes together with `decoder_model` and `prefill: shared`: it "
+                "maps the prefill module's cache for another model"
+            )
+        if other and (self.prefill not in ("own", "shared") or self.path != "cached"):
+            raise ValueError(
+                f"`decoder_model` goes with `prefill: own` or `shared` and `path: "
+                f"cached`, not with {self.prefill!r} and {self.path!r}"
+            )
 
     def every_task(self) -> list[TaskSettings]:
         """One or several."""

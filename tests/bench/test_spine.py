@@ -15,7 +15,7 @@ from prefillshare.bench.spine.settings import (
 )
 from prefillshare.evals.comparison import summarise
 from prefillshare.kv.identity import ModelId
-from prefillshare.models.decoder import DecoderRecord
+from prefillshare.models.record import DecoderRecord
 from prefillshare.models.tiny import save_tiny_model
 
 

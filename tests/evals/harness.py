@@ -10,8 +10,9 @@ from peft import LoraConfig
 from transformers import PreTrainedModel
 
 from prefillshare.kv.identity import ModelId
-from prefillshare.models.decoder import Decoder, DecoderRecord, Prefill
+from prefillshare.models.decoder import Decoder
 from prefillshare.models.prompt import Boundary
+from prefillshare.models.record import DecoderRecord, Prefill
 from tests.conftest import make_decoder
 from tests.evals.merging import merging_tokenizer
 

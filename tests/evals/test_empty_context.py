@@ -11,7 +11,8 @@ from prefillshare.evals.generation import Generation, generate_text
 from prefillshare.evals.likelihood import score_rows
 from prefillshare.kv.cache import empty_state
 from prefillshare.kv.layout import KVLayout
-from prefillshare.models.decoder import Decoder, DecoderRecord
+from prefillshare.models.decoder import Decoder
+from prefillshare.models.record import DecoderRecord
 from prefillshare.models.tiny import Architecture, tiny_tokenizer
 from tests.architectures import HYBRID, SLIDING, TOKENS, tiny
 from tests.architectures import one_thread as one_thread

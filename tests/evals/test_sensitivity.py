@@ -24,9 +24,10 @@ from prefillshare.evals.sensitivity import (
     profiled_layers,
 )
 from prefillshare.kv.identity import ModelId
-from prefillshare.models.decoder import Decoder, DecoderRecord
+from prefillshare.models.decoder import Decoder
 from prefillshare.models.loading import freeze, load_model
 from prefillshare.models.prefill import PrefillModule
+from prefillshare.models.record import DecoderRecord
 from prefillshare.models.tiny import save_tiny_model
 from prefillshare.tasks.casefile import SHIPPING
 from prefillshare.training.data import Example, Group

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from prefillshare.errors import ContextLengthError
 from prefillshare.evals.served_prompt import ServedPrompts
-from prefillshare.models.decoder import DecoderRecord
 from prefillshare.models.prompt import Boundary, lay_out
+from prefillshare.models.record import DecoderRecord
 from prefillshare.models.tiny import tiny_tokenizer
 from tests.evals.merging import merging_tokenizer
 

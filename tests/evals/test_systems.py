@@ -21,9 +21,10 @@ from prefillshare.evals.comparison import (
 from prefillshare.evals.runner import Scores
 from prefillshare.evals.sensitivity import SensitivitySettings
 from prefillshare.kv.identity import ModelId
-from prefillshare.models.decoder import Decoder, DecoderRecord, Prefill
+from prefillshare.models.decoder import Decoder
 from prefillshare.models.loading import load_model
 from prefillshare.models.prompt import Boundary
+from prefillshare.models.record import DecoderRecord, Prefill
 from prefillshare.models.tiny import save_tiny_model
 from prefillshare.tasks.casefile import SHIPPING
 from prefillshare.training.settings import TrainSettings

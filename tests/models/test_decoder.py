@@ -13,9 +13,10 @@ from transformers import PreTrainedModel
 
 from prefillshare.errors import CheckpointError, IdentityError
 from prefillshare.kv.identity import ModelId
-from prefillshare.models.decoder import RECORD_FILE, Decoder
+from prefillshare.models.decoder import Decoder
 from prefillshare.models.loading import hub_id, load_model, share_weights
 from prefillshare.models.prefill import PrefillModule
+from prefillshare.models.record import RECORD_FILE
 from prefillshare.models.tiny import save_tiny_model
 from tests.conftest import make_decoder
 from tests.training.makers import activated_decoder

@@ -7,7 +7,8 @@ from peft import LoraConfig
 from transformers import PreTrainedModel
 
 from prefillshare.kv.identity import ModelId
-from prefillshare.models.decoder import Decoder, DecoderRecord
+from prefillshare.models.decoder import Decoder
+from prefillshare.models.record import DecoderRecord
 from tests.conftest import make_decoder
 
 

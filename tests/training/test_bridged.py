@@ -17,7 +17,12 @@ from transformers import (
 from prefillshare.errors import DataError
 from prefillshare.kv.cache import KVCache
 from prefillshare.kv.layout import KVLayout
-from prefillshare.models.bridge.bridge import Bridge, BridgeSpec, CacheShape
+from prefillshare.models.bridge.bridge import (
+    Bridge,
+    BridgeSpec,
+    CacheShape,
+    attach_bridge,
+)
 from prefillshare.models.bridge.prompt import lay_out_across
 from prefillshare.models.bridge.rotary import rotaries_of
 from prefillshare.models.bridge.spans import Alignment
@@ -29,7 +34,7 @@ from prefillshare.training.data import Example, Tokenisation
 from prefillshare.training.packing import pack
 from prefillshare.training.prefixes import PrefixStore
 from prefillshare.training.schemes.base import score
-from prefillshare.training.schemes.bridged import Bridged, attach_bridge
+from prefillshare.training.schemes.bridged import Bridged
 from prefillshare.training.schemes.cached import Cached
 from tests.training.examples import UNITS, group
 

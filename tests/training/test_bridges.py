@@ -11,9 +11,16 @@ import torch
 import yaml
 
 from prefillshare.cli import main
+from prefillshare.errors import IdentityError
 from prefillshare.kv.identity import ModelId
-from prefillshare.models.bridge.storage import load_bridge
+from prefillshare.models.bridge.bridge import bridge_of
+from prefillshare.models.bridge.storage import bridge_digest, load_bridge
+from prefillshare.models.decoder import Decoder
 from prefillshare.models.tiny import save_tiny_model
+from prefillshare.training.decoders import decoder_run
+from prefillshare.training.packing import pack
+from prefillshare.training.schemes.base import score
+from prefillshare.training.settings import TrainSettings
 from tests.training.test_bridged import word_tokenizer
 
 TASK = {"kind": "casefile", "agent": "shipping", "contexts": 6, "records": 8}
@@ -88,3 +95,81 @@ def test_too_little_text_is_said(
     few = json.dumps({**TASK, "contexts": 1, "records": 1, "questions": 1})
     assert main([*arguments, "--set", f"tasks=[{few}]", "--set", "layers=900"]) == 1
     assert "give more text, or fewer layers" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another model, with another tokenizer."""
+    directory = save_tiny_model(
+        tmp_path_factory.mktemp("target"), layers=3, hidden=96, dtype=torch.float64
+    )
+    word_tokenizer().save_pretrained(directory)
+    return directory
+
+
+def decoder_settings(folder: Path, source: Path, target: Path, **changes: Any) -> Any:
+    fields: dict[str, Any] = {"model": source, "decoder_model": target}
+    fields |= {"bridge": folder / "bridge"}
+    fields |= {"output": folder / "run", "task": {**TASK, "contexts": 2}}
+    fields |= {"dtype": "float64", "steps": 12, "learning_rate": 0.01, **changes}
+    return TrainSettings.model_validate(fields)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_decoder_and_its_bridge_are_trained_saved_and_loaded(
+    tiny_directory: Path, target: Path, tmp_path: Path, method: str
+) -> None:
+    run("fit", write_config(tmp_path, tiny_directory, target), "rank=4")
+    settings = decoder_settings(tmp_path, tiny_directory, target, method=method)
+    experiment, trainer = decoder_run(settings)
+    before = {n: p.clone() for n, p in experiment.workshop.weights.named_parameters()}
+    losses: list[float] = []
+    saved = trainer.run(lambda entry: losses.append(entry.loss))
+    assert sum(losses[-3:]) < sum(losses[:3])
+    for name, parameter in experiment.workshop.weights.named_parameters():
+        assert torch.equal(parameter, before[name]), name
+    (trained,) = experiment.decoders
+    assert not any(".bridge" in p.name for p in saved.iterdir() if p.is_file())
+    loaded = experiment.workshop.load(saved)
+    assert loaded.record.bridge == bridge_digest(saved / "bridge")
+    fresh, kept = bridge_of(loaded.model), bridge_of(trained.model)
+    assert fresh is not None and kept is not None
+    fitted = load_bridge(tmp_path / "bridge").state_dict()
+    for name, tensor in fresh.state_dict().items():
+        assert torch.equal(tensor, kept.state_dict()[name])
+        assert not torch.equal(tensor, fitted[name])
+    packed = pack(experiment.groups[0][0])
+    with torch.no_grad():
+        mine, theirs = (
+            score(experiment.scheme, model.eval(), packed).logits
+            for model in (loaded.model, trained.model)
+        )
+    assert torch.equal(mine, theirs)
+    with pytest.raises(IdentityError, match="started from the weights of"):
+        Decoder.load(saved, experiment.base, experiment.workshop.model_id)
+
+
+def test_the_other_model_can_prefill_for_itself(
+    tiny_directory: Path, target: Path, tmp_path: Path
+) -> None:
+    changes = {"bridge": None, "prefill": "own", "steps": 1}
+    settings = decoder_settings(tmp_path, tiny_directory, target, **changes)
+    experiment, trainer = decoder_run(settings)
+    saved = trainer.run(lambda _: None)
+    record = experiment.workshop.load(saved).record
+    assert record.bridge is None
+    assert record.weights_id == ModelId.from_directory(target).digest
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"bridge": None}, {"prefill": "own"}, {"decoder_model": None}],
+    ids=str,
+)
+def test_a_bridge_needs_two_models_and_a_shared_prefill(
+    changes: dict[str, Any],
+) -> None:
+    with pytest.raises(ValueError, match="`bridge` goes together with"):
+        decoder_settings(Path(), Path("a"), Path("b"), **changes)
+    with pytest.raises(ValueError, match="`decoder_model` goes with"):
+        decoder_settings(Path(), Path("a"), Path("b"), bridge=None, prefill="icarus")

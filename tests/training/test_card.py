@@ -13,10 +13,11 @@ from huggingface_hub import EvalResult, ModelCard
 from transformers import PreTrainedModel
 
 from prefillshare.kv.identity import ModelId
-from prefillshare.models.decoder import Decoder, DecoderRecord, Prefill
+from prefillshare.models.decoder import Decoder
 from prefillshare.models.loading import hub_id, load_model, load_tokenizer
 from prefillshare.models.prefill import PrefillModule
 from prefillshare.models.prompt import Boundary, lay_out
+from prefillshare.models.record import DecoderRecord, Prefill
 from prefillshare.models.tiny import save_tiny_model
 from prefillshare.training.card import add_evaluation
 from prefillshare.training.card_code import BASE, SAVED

@@ -12,7 +12,7 @@ from huggingface_hub import constants
 
 from prefillshare.cli import main
 from prefillshare.errors import ConfigError, PrefillShareError
-from prefillshare.models.decoder import DecoderRecord
+from prefillshare.models.record import DecoderRecord
 from prefillshare.training.decoders import decoder_trainer
 from prefillshare.training.readable import prefill_trainer
 from prefillshare.training.settings import PrefillSettings, TrainSettings

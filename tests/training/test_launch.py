@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from prefillshare.cli import main
 from prefillshare.kv.identity import ModelId
-from prefillshare.models.decoder import DecoderRecord
+from prefillshare.models.record import DecoderRecord
 from prefillshare.training.decoders import decoder_trainer
 from prefillshare.training.readable import prefill_trainer
 from prefillshare.training.settings import CaseFiles, PrefillSettings, TrainSettings

@@ -11,9 +11,9 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from prefillshare.kv.identity import ModelId
-from prefillshare.models.decoder import RECORD_FILE, DecoderRecord
 from prefillshare.models.loading import load_tokenizer
 from prefillshare.models.prompt import Boundary
+from prefillshare.models.record import RECORD_FILE, DecoderRecord
 from prefillshare.models.tiny import save_tiny_model, tiny_tokenizer
 from prefillshare.serving.openai import ChatRequest
 from prefillshare.serving.router import Router

@@ -12,8 +12,9 @@ import torch
 
 from prefillshare.errors import CheckpointError, ConfigError, PrefillShareError
 from prefillshare.kv.identity import ModelId
-from prefillshare.models.decoder import Decoder, DecoderRecord
+from prefillshare.models.decoder import Decoder
 from prefillshare.models.loading import load_model, load_tokenizer
+from prefillshare.models.record import DecoderRecord
 from prefillshare.tasks.toolcalls import ToolCalls
 from prefillshare.training.checkpoint import load_checkpoint
 from prefillshare.training.decoders import DecoderExperiment, decoder_trainer

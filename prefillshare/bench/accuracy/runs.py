@@ -19,11 +19,13 @@ from prefillshare.bench.accuracy.run import Run
 from prefillshare.bench.accuracy.scoring import Cell, Scorer, cells
 from prefillshare.bench.accuracy.settings import AccuracySettings
 from prefillshare.kv.identity import ModelId
+from prefillshare.models.bridge.storage import bridge_digest
 from prefillshare.report import progress, say
 from prefillshare.runtime import environment
-from prefillshare.training.decoders import Workshop, decoder_run
+from prefillshare.training.decoders import decoder_run
 from prefillshare.training.metrics import StepLog
 from prefillshare.training.settings import FREE_SETTINGS, TrainSettings
+from prefillshare.training.workshop import Workshop
 
 
 def run_system(
@@ -39,7 +41,7 @@ def run_system(
         tuning = settings.module_training(module, seed, model)
         base, identity = module_directory(tuning), tuning_key(tuning, identity)
     training = settings.training(system, seed, base)
-    key = digest({"base": identity, "training": chosen(training, FREE_SETTINGS)})
+    key = _key(training, identity)
     work, kept = training.output / "run.json", settings.kept(system, seed)
     run = Run.load(work if work.exists() or kept is None else kept, key)
     if not _left(settings, system, run):
@@ -53,6 +55,17 @@ def run_system(
     if kept is not None:
         run.publish(kept)
     return run
+
+
+def _key(training: TrainSettings, base: str) -> str:
+    """A digest of what the decoders depend on; models and bridges by their contents."""
+    free = FREE_SETTINGS | {"decoder_model", "bridge"}
+    about = {"base": base, "training": chosen(training, free)}
+    if training.decoder_model is not None:
+        about["decoder_model"] = ModelId.from_directory(training.decoder_model).digest
+    if training.bridge is not None:
+        about["bridge"] = bridge_digest(training.bridge)
+    return digest(about)
 
 
 def _left(settings: AccuracySettings, system: str, run: Run) -> list[Cell]:

@@ -18,9 +18,10 @@ from prefillshare.evals.answers import (
 from prefillshare.evals.runner import Scores, evaluate
 from prefillshare.models.decoder import Decoder
 from prefillshare.training.data import Group
-from prefillshare.training.decoders import Workshop, scheme_of
+from prefillshare.training.decoders import scheme_of
 from prefillshare.training.schemes.base import Scheme
 from prefillshare.training.settings import TaskSettings, TrainSettings, build_task
+from prefillshare.training.workshop import Workshop
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class Scorer:
     def _load(self, cell: Cell, training: TrainSettings) -> Decoder:
         workshop = self._workshop
         directory = training.output / cell.folder
-        return Decoder.load(directory, workshop.base, workshop.model_id)
+        return workshop.load(directory)
 
     def _scheme(self, cell: Cell, training: TrainSettings) -> Scheme:
         reading = self._settings.reading(training, cell.changes)

@@ -183,6 +183,17 @@ class Bridge(nn.Module):
         return rotary.rotate(keys, places)[None], values[None]
 
 
+def attach_bridge(decoder: Any, bridge: Bridge) -> None:
+    """Make `bridge` a part of a decoder's model: they are trained together."""
+    decoder.add_module("bridge", bridge)
+
+
+def bridge_of(decoder: Any) -> Bridge | None:
+    """The bridge that a decoder's model reads through, if it has one."""
+    found: Bridge | None = dict(decoder.named_children()).get("bridge")
+    return found
+
+
 class _Plain:
     """A source cache without positions, in the target's tokens; each layer once."""
 

@@ -1,7 +1,7 @@
 """Cache-conditioned across models: the decoder reads the prefill module's cache mapped.
 
-The bridge is the decoder's (`attach_bridge`) and may be trained with it; the prefill
-module stays frozen, and its cache can be stored as ever.
+The bridge is a part of the decoder's model and is trained with it. The prefill module
+stays frozen, and its cache can be stored as ever.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from prefillshare.models.bridge.bridge import Bridge, Layers
+from prefillshare.models.bridge.bridge import Layers, bridge_of
 from prefillshare.models.bridge.spans import Alignment, Shares
 from prefillshare.training.objective import ResponseScores
 from prefillshare.training.packing import Packed, Piece, Span, prefix_tree
@@ -50,7 +50,8 @@ class Bridged:
         self, decoder: Any, packed: Packed, which: Sequence[int], prefilled: _Prefilled
     ) -> ResponseScores:
         """Score the examples `which` on the bridged cache."""
-        bridge: Bridge = decoder.bridge
+        bridge = bridge_of(decoder)
+        assert bridge is not None, "a decoder is read through the bridge that it has"
         layers = bridge(
             prefilled.layers,
             prefilled.positions,
@@ -61,11 +62,6 @@ class Bridged:
         mask = reading_mask(decoder, packed.prefill, row)
         examples = [packed.examples[i] for i in which]
         return read_row(decoder, row, examples, ReadCache(layers), mask)
-
-
-def attach_bridge(decoder: Any, bridge: Bridge) -> None:
-    """Make `bridge` a part of a decoder's model: they are trained together."""
-    decoder.add_module("bridge", bridge)
 
 
 def _source(packed: Packed) -> tuple[Packed, Alignment]:
