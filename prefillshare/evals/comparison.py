@@ -31,6 +31,7 @@ from prefillshare.models.loading import (
 from prefillshare.models.record import DecoderRecord
 from prefillshare.tasks.base import Task
 from prefillshare.training.data import Group, Tokenisation
+from prefillshare.training.prefixes import PrefixStore
 from prefillshare.training.settings import CaseFiles, build_task
 
 
@@ -57,6 +58,7 @@ class EvalSettings(Config):
     cards: bool = False
 
 
+_STORE_BYTES = 2 << 30
 Accuracy = dict[str, dict[str, Scores]]
 # By system and task.
 Answered = dict[str, dict[str, Answers]]
@@ -140,6 +142,8 @@ def _by_task(
     base_id = ModelId.from_directory(settings.model)
     boundaries = [require_fitting(each, base_id) for each in settings.tasks]
     base = load_model(settings.model, getattr(torch, settings.dtype))
+    # Systems and tasks are tested over the same contexts.
+    store = PrefixStore(_STORE_BYTES)
     for compared, boundary in zip(settings.tasks, boundaries, strict=True):
         tokenisation = Tokenisation(
             load_tokenizer(settings.model),
@@ -147,7 +151,7 @@ def _by_task(
             model_context_tokens(settings.model),
         )
         task = build_task(compared.task)
-        yield compared, task, tokenisation, systems(compared, base, base_id)
+        yield compared, task, tokenisation, systems(compared, base, base_id, store)
 
 
 def _floor(

@@ -19,6 +19,7 @@ from prefillshare.models.decoder import Decoder
 from prefillshare.models.prompt import Boundary
 from prefillshare.models.record import DecoderRecord, Prefill
 from prefillshare.training.padded import OneByOne, needs_one_by_one
+from prefillshare.training.prefixes import PrefixStore
 from prefillshare.training.schemes.base import Scheme
 from prefillshare.training.schemes.cached import Cached
 from prefillshare.training.schemes.icarus import Icarus
@@ -125,9 +126,15 @@ def require_fitting(compared: ComparedTask, base_id: ModelId) -> Boundary:
 
 
 def systems(
-    compared: ComparedTask, base: PreTrainedModel, base_id: ModelId
+    compared: ComparedTask,
+    base: PreTrainedModel,
+    base_id: ModelId,
+    store: PrefixStore | None = None,
 ) -> Iterator[System]:
     """What `compared` names, in turn: each decoder is loaded when it is due.
+
+    Args:
+        store: keeps the base's caches of the contexts that systems have in common.
 
     Raises:
         UnsupportedModelError: a scheme that mixes caches, on a recurrent model.
@@ -136,7 +143,7 @@ def systems(
     recurrent = needs_one_by_one(base.config)
     if recurrent:
         _refuse_mixes(compared, base.config.model_type)
-    cached: Scheme = OneByOne(base) if recurrent else Cached(base)
+    cached: Scheme = OneByOne(base) if recurrent else Cached(base, store)
     own: Scheme = OneByOne(None) if recurrent else Own()
     yield System("base", cached, base)
     if compared.own is not None:
@@ -159,7 +166,7 @@ def systems(
         name = "recomputed_{}_{}".format(*each.layers)
         yield System(name, Recompute(base, *each.layers), load(each.decoder).model)
     if compared.icarus is not None:
-        yield System("icarus", Icarus(base), load(compared.icarus).model)
+        yield System("icarus", Icarus(base, store), load(compared.icarus).model)
     if compared.one_model is not None:
         yield System("one_model", own, load(compared.one_model).model)
 

@@ -19,9 +19,12 @@ from prefillshare.evals.runner import Scores, evaluate
 from prefillshare.models.decoder import Decoder
 from prefillshare.training.data import Group
 from prefillshare.training.decoders import scheme_of
+from prefillshare.training.prefixes import PrefixStore
 from prefillshare.training.schemes.base import Scheme
 from prefillshare.training.settings import TaskSettings, TrainSettings, build_task
 from prefillshare.training.workshop import Workshop
+
+_STORE_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ class Scorer:
         self._settings = settings
         self._workshop = workshop
         self._groups: dict[str, list[Group]] = {}
+        # Agents and readings are tested over the same contexts.
+        self._store = PrefixStore(_STORE_BYTES)
 
     def score(
         self, cell: Cell, model: Any, training: TrainSettings, units: int | None
@@ -123,7 +128,7 @@ class Scorer:
 
     def _scheme(self, cell: Cell, training: TrainSettings) -> Scheme:
         reading = self._settings.reading(training, cell.changes)
-        return scheme_of(reading, self._workshop.base, None)
+        return scheme_of(reading, self._workshop.base, self._store)
 
     def _test(self, cell: Cell) -> list[Group]:
         key = cell.key(None)
