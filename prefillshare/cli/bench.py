@@ -22,7 +22,7 @@ from prefillshare.bench.training.experiment import (
     run_training_speed,
 )
 from prefillshare.bench.training.page import training_page
-from prefillshare.cli.command import ROOT, Options, Report
+from prefillshare.cli.command import ROOT, Options, Report, command_line
 from prefillshare.config import Config, load_config
 from prefillshare.models.smollm2 import smollm2_directory
 from prefillshare.report import accuracy_table, say
@@ -87,12 +87,6 @@ def run(options: Options) -> Report:
     return report
 
 
-def _command(options: Options) -> str:
-    command = f"prefillshare bench {options.extra.benchmark}"
-    command += f" --config {options.config}" if options.config else ""
-    return command + "".join(f" --set {override}" for override in options.overrides)
-
-
 def _write(
     page: Path,
     benchmark: _Benchmark,
@@ -101,7 +95,8 @@ def _write(
     options: Options,
 ) -> None:
     """The page and, beside it, its plot."""
-    command, note = _command(options), options.extra.note
+    command = command_line(f"bench {options.extra.benchmark}", options)
+    note = options.extra.note
     text = benchmark.page(report.results, report.config, environment, command, note)
     page.parent.mkdir(parents=True, exist_ok=True)
     if benchmark.plot is not None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
-from prefillshare.cli.command import Options, Report
+from prefillshare.bench.bridge.experiment import BridgeEvalSettings, run_bridge_eval
+from prefillshare.bench.bridge.page import bridge_page
+from prefillshare.cli.command import ROOT, Options, Report, command_line
 from prefillshare.config import load_config
+from prefillshare.models.smollm2 import smollm2_directory
 from prefillshare.report import say, table
+from prefillshare.runtime import environment
 from prefillshare.training.bridges import BridgeSettings, fit, inspect
 
 
@@ -15,13 +20,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to do with a bridge."""
     parser.add_argument(
         "what",
-        choices=("fit", "inspect"),
-        help="fit one in closed form, or see how a decoder attends on what it makes",
+        choices=("fit", "inspect", "eval"),
+        help="fit one in closed form; see how a decoder attends on what it makes; "
+        "train decoders on it, and compare them with their own prefill",
+    )
+    parser.add_argument(
+        "--page",
+        type=Path,
+        metavar="FILE.md",
+        help="the page that eval writes (default: docs/results/CONFIG.md)",
     )
 
 
 def run(options: Options) -> Report:
-    """Do it, and print what came out layer by layer."""
+    """Do it, and print what came out."""
+    if options.extra.what == "eval":
+        return _evaluate(options)
     settings = load_config(BridgeSettings, options.config, options.overrides)
     if options.extra.what == "fit":
         results = fit(settings, say)
@@ -30,6 +44,20 @@ def run(options: Options) -> Report:
         results = inspect(settings, say)
         _cosine_table(results)
     return Report(settings.model_dump(mode="json"), results)
+
+
+def _evaluate(options: Options) -> Report:
+    settings = load_config(BridgeEvalSettings, options.config, options.overrides)
+    began = environment()
+    model = settings.experiment.model or smollm2_directory()
+    report = Report(settings.model_dump(mode="json"), run_bridge_eval(settings, model))
+    title = options.config.stem if options.config else "bridge"
+    page = options.extra.page or ROOT / "docs" / "results" / f"{title}.md"
+    command = command_line("bridge eval", options)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(bridge_page(report.results, report.config, began, command))
+    say(f"wrote {page}")
+    return report
 
 
 def _fit_table(results: dict[str, Any]) -> None:

@@ -46,6 +46,13 @@ class Command(Protocol):
         """Does the work; None if there are no figures to report."""
 
 
+def command_line(command: str, options: Options) -> str:
+    """What a page says to run to make it again."""
+    line = f"prefillshare {command}"
+    line += f" --config {options.config}" if options.config else ""
+    return line + "".join(f" --set {override}" for override in options.overrides)
+
+
 def check_json_path(path: Path) -> None:
     """Raises ConfigError, before the work is done, if `path` cannot be written."""
     folder = path.parent

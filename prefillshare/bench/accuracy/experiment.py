@@ -38,6 +38,12 @@ def run_accuracy(settings: AccuracySettings, model: Path) -> dict[str, Any]:
     Raises:
         PrefillShareError: there is no run at all.
     """
+    runs, missing = make_runs(settings, model)
+    return results_of(settings, model, runs, missing)
+
+
+def make_runs(settings: AccuracySettings, model: Path) -> tuple[Runs, list[str]]:
+    """Every run that is there or is made now, and the names of the others."""
     runs: dict[str, dict[int, Run]] = {name: {} for name in settings.systems}
     missing: list[str] = []
     for seed in settings.seeds:
@@ -47,7 +53,18 @@ def run_accuracy(settings: AccuracySettings, model: Path) -> dict[str, Any]:
                 missing.append(f"{system}, seed {seed}")
             else:
                 runs[system][seed] = run
-    finals = _finals(settings, runs)
+    return runs, missing
+
+
+def results_of(
+    settings: AccuracySettings, model: Path, runs: Runs, missing: list[str]
+) -> dict[str, Any]:
+    """What `runs` say together.
+
+    Raises:
+        PrefillShareError: there is no run at all.
+    """
+    finals = finals_of(settings, runs)
     if not finals:
         raise PrefillShareError(
             f"{settings.output} holds no finished run; run without `only` first"
@@ -71,9 +88,10 @@ def run_accuracy(settings: AccuracySettings, model: Path) -> dict[str, Any]:
     }
 
 
-def _finals(
+def finals_of(
     settings: AccuracySettings, runs: Runs
 ) -> dict[str, dict[str, dict[int, Scores]]]:
+    """The last scores of `runs`, by reading, test and seed."""
     finals: dict[str, dict[str, dict[int, Scores]]] = {}
     for system, made in runs.items():
         for cell in cells(settings, system) if made else ():

@@ -1,0 +1,1 @@
+"""Bridges between models: what their decoders recover of own prefill."""

@@ -1,0 +1,133 @@
+"""Decoders on a bridged cache, between their own prefill and no context at all.
+
+It trains and scores what an accuracy experiment describes, and says for each pair of
+models which share of own prefill's gain the bridge recovers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import model_validator
+
+from prefillshare.bench.accuracy.experiment import (
+    Finals,
+    finals_of,
+    make_runs,
+    results_of,
+)
+from prefillshare.bench.accuracy.settings import AccuracySettings
+from prefillshare.config import Config
+from prefillshare.errors import ConfigError
+from prefillshare.evals.recovery import Recovery, recovery
+from prefillshare.models.bridge.storage import load_bridge
+
+# The figures that are compared, by their name in tables and in `Scores`.
+METRICS = {"exact_match": "exact", "nll": "nll"}
+
+
+class BridgePair(Config):
+    """A prefill module and a decoder's model.
+
+    Attributes:
+        name: of the pair, in tables.
+        bridged, own, no_context: systems of the experiment: decoders on the bridged
+            cache, on their own (the upper bound), and trained and asked without the
+            context (the lower bound).
+        fitted: the figures that `prefillshare bridge fit --json` wrote.
+    """
+
+    name: str
+    bridged: str
+    own: str
+    no_context: str
+    fitted: Path | None = None
+
+
+class BridgeEvalSettings(Config):
+    """An accuracy experiment, and which of its systems bracket which."""
+
+    experiment: AccuracySettings
+    pairs: list[BridgePair]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for pair in self.pairs:
+            for name in (pair.bridged, pair.own, pair.no_context):
+                if name not in self.experiment.systems:
+                    raise ValueError(
+                        f"pair {pair.name!r} names {name}, which is none of "
+                        f"{', '.join(self.experiment.systems)}"
+                    )
+        return self
+
+
+def run_bridge_eval(settings: BridgeEvalSettings, model: Path) -> dict[str, Any]:
+    """Train and score what is not there yet; `rows` has a row a pair, test and metric.
+
+    Raises:
+        ConfigError: a file of fit figures cannot be read.
+    """
+    experiment = settings.experiment
+    fits = {pair.name: _fitted(pair) for pair in settings.pairs}
+    runs, missing = make_runs(experiment, model)
+    finals = finals_of(experiment, runs)
+    rows = [
+        {**row, **_bridge_figures(experiment, pair), **fits[pair.name]}
+        for pair in settings.pairs
+        for row in _rows(pair, finals)
+    ]
+    return {"rows": rows, **results_of(experiment, model, runs, missing)}
+
+
+def _rows(pair: BridgePair, finals: Finals) -> Iterator[dict[str, Any]]:
+    sides = (pair.own, pair.bridged, pair.no_context)
+    if any(name not in finals for name in sides):
+        return
+    for test in finals[pair.bridged]:
+        by_seed = [finals[name].get(test, {}) for name in sides]
+        seeds = sorted(set.intersection(*(set(scores) for scores in by_seed)))
+        if not seeds:
+            continue
+        clusters = by_seed[0][seeds[0]].context
+        for metric, field in METRICS.items():
+            own, bridged, floor = (
+                [getattr(scores[seed], field) for seed in seeds] for scores in by_seed
+            )
+            found = recovery(own, bridged, floor, clusters)
+            yield {"pair": pair.name, "task": test, "metric": metric, **_row(found)}
+
+
+def _row(found: Recovery) -> dict[str, Any]:
+    share = found.share
+    return {
+        "own_prefill": found.own,
+        "bridged": found.bridged,
+        "no_context": found.floor,
+        "recovered": share and share.mean,
+        "ci": share and [share.low, share.high],
+    }
+
+
+def _bridge_figures(experiment: AccuracySettings, pair: BridgePair) -> dict[str, Any]:
+    directory = experiment.systems[pair.bridged].train.get("bridge")
+    directory = directory or experiment.decoder.get("bridge")
+    if directory is None:
+        raise ConfigError(f"system {pair.bridged!r} has no `bridge`; name one")
+    return {"bridge_parameters": load_bridge(Path(directory)).parameter_count}
+
+
+def _fitted(pair: BridgePair) -> dict[str, Any]:
+    if pair.fitted is None:
+        return {"fit_seconds": None}
+    try:
+        results: Mapping[str, Any] = json.loads(pair.fitted.read_text())["results"]
+        return {"fit_seconds": results["fit_seconds"]}
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"{pair.fitted} has no figures of a fit ({error}); write them by "
+            "`prefillshare bridge fit --json FILE`"
+        ) from error

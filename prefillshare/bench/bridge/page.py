@@ -1,0 +1,51 @@
+"""The page of a bridge's evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from prefillshare.bench.accuracy.page import accuracy_page
+from prefillshare.bench.markdown import table
+
+_NOTE = (
+    "\nRecovered: (bridged - no context) / (own prefill - no context), with its 95 % "
+    "interval over seeds and contexts; a dash where own prefill gains nothing certain "
+    "over no context.\n"
+)
+
+
+def bridge_page(
+    results: Mapping[str, Any],
+    config: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    command: str,
+    note: str = "",
+) -> str:
+    """What each bridge recovers, and below it the whole accuracy experiment."""
+    accuracy = accuracy_page(results, config["experiment"], environment, command, note)
+    opening, rest = accuracy.split("## At the last step\n", 1)
+    columns = ["pair", "task", "metric", "own prefill", "bridged", "no context"]
+    columns += ["recovered", "95 %", "parameters", "fitted in, s"]
+    rows = table(columns, map(_cells, results["rows"]))
+    recovered = f"## What the bridges recover\n\n{rows}{_NOTE}\n"
+    return f"{opening}{recovered}## At the last step\n{rest}"
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    form = "{:.1%}" if row["metric"] == "exact_match" else "{:.3f}"
+    bounds = [form.format(row[key]) for key in ("own_prefill", "bridged", "no_context")]
+    share = ["–", "–"]
+    if row["recovered"] is not None:
+        low, high = row["ci"]
+        share = [f"{row['recovered']:.0%}", f"{low:.0%} to {high:.0%}"]
+    seconds = row["fit_seconds"]
+    return [
+        row["pair"],
+        row["task"],
+        row["metric"],
+        *bounds,
+        *share,
+        f"{row['bridge_parameters']:,}",
+        "–" if seconds is None else f"{seconds:.0f}",
+    ]

@@ -1,0 +1,110 @@
+"""`prefillshare bridge eval` on tiny models: the rows, and their page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from prefillshare.bench.bridge.experiment import BridgeEvalSettings
+from prefillshare.cli import main
+from prefillshare.evals.recovery import recovery
+from prefillshare.models.tiny import save_tiny_model
+from tests.training.test_bridged import word_tokenizer
+
+CASES = {"kind": "casefile", "agent": "shipping", "records": 6, "questions": 2}
+
+
+@pytest.mark.timeout(240)
+def test_rows_lie_between_own_prefill_and_no_context(
+    tiny_directory: Path, tmp_path: Path
+) -> None:
+    target = save_tiny_model(
+        tmp_path / "target", layers=3, hidden=96, dtype=torch.float64
+    )
+    word_tokenizer().save_pretrained(target)
+    bridge, fitted = tmp_path / "bridge", tmp_path / "fitted.json"
+    fit = {"model": tiny_directory, "decoder_model": target, "output": bridge}
+    fit |= {
+        "dtype": "float64",
+        "layers": 1,
+        "tasks": json.dumps([{**CASES, "contexts": 4}]),
+    }
+    arguments = ["bridge", "fit", "--json", str(fitted)]
+    for key, value in fit.items():
+        arguments += ["--set", f"{key}={value}"]
+    assert main(arguments) == 0
+    shared = {"bridge": str(bridge)}
+    experiment = {
+        "title": "A bridge in small",
+        "model": str(tiny_directory),
+        "output": str(tmp_path / "runs"),
+        "decoder": {
+            "steps": 2,
+            "dtype": "float64",
+            "learning_rate": 0.01,
+            "decoder_model": str(target),
+        },
+        "tasks": [
+            {
+                "train": {**CASES, "contexts": 2},
+                "test": [{**CASES, "contexts": 4, "seed": 1000}],
+            }
+        ],
+        "systems": {
+            "own": {"train": {"prefill": "own"}},
+            "bridged": {"train": shared},
+            "floor": {"train": {"prefill": "own"}, "task": {"with_context": False}},
+        },
+    }
+    pair = {"name": "tiny", "own": "own", "bridged": "bridged", "no_context": "floor"}
+    config, out, page = (tmp_path / name for name in ("e.yaml", "out.json", "page.md"))
+    pairs = [{**pair, "fitted": str(fitted)}]
+    config.write_text(yaml.safe_dump({"experiment": experiment, "pairs": pairs}))
+    arguments = ["bridge", "eval", "--config", str(config), "--page", str(page)]
+    assert main([*arguments, "--json", str(out)]) == 0
+    results = json.loads(out.read_text())["results"]
+    rows = {row["metric"]: row for row in results["rows"]}
+    assert set(rows) == {"exact_match", "nll"}
+    (test,) = results["systems"]["own"]
+    for key, system in (("own_prefill", "own"), ("no_context", "floor")):
+        figures = results["systems"][system][test]
+        assert rows["nll"][key] == pytest.approx(figures["nll"]["mean"])
+    figures = json.loads(fitted.read_text())["results"]
+    for name in ("bridge_parameters", "fit_seconds"):
+        assert rows["nll"][name] == figures[name]
+    assert rows["nll"]["recovered"] == pytest.approx(_recovered(tmp_path / "runs"))
+    text = page.read_text()
+    assert f"| {rows['nll']['bridged']:.3f} |" in text
+    assert "## At the last step" in text and "A bridge in small" in text
+
+
+def _recovered(output: Path) -> float | None:
+    """Out of the kept runs."""
+    losses = []
+    for system in ("own", "bridged", "floor"):
+        run = json.loads((output / "runs" / system / "seed0" / "run.json").read_text())
+        (scores,) = run["finals"].values()
+        losses.append([scores["nll"]])
+    own, bridged, floor = losses
+    share = recovery(own, bridged, floor, [0, 0, 1, 1, 2, 2, 3, 3]).share
+    return None if share is None else share.mean
+
+
+def test_a_pair_names_systems_that_there_are() -> None:
+    experiment: dict[str, Any] = {
+        "title": "none",
+        "output": "runs",
+        "decoder": {},
+        "tasks": [{"train": CASES, "test": [CASES]}],
+        "systems": {"own": {}},
+    }
+    pair = {"name": "p", "own": "own", "bridged": "bridged", "no_context": "own"}
+    with pytest.raises(
+        ValueError, match="pair 'p' names bridged, which is none of own"
+    ):
+        BridgeEvalSettings.model_validate({"experiment": experiment, "pairs": [pair]})
