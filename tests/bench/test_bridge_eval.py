@@ -28,7 +28,8 @@ def test_rows_lie_between_own_prefill_and_no_context(
     )
     word_tokenizer().save_pretrained(target)
     bridge, fitted = tmp_path / "bridge", tmp_path / "fitted.json"
-    fit = {"model": tiny_directory, "decoder_model": target, "output": bridge}
+    fit: dict[str, Any] = {"model": tiny_directory, "decoder_model": target}
+    fit |= {"output": bridge}
     fit |= {
         "dtype": "float64",
         "layers": 1,
