@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from prefillshare.config import Config, load_config
+from prefillshare.config import load_config
 from prefillshare.errors import DataError
 from prefillshare.tasks.base import Task
 from prefillshare.tasks.recipes.recipe import Recipe
 from prefillshare.tasks.recipes.sources import Source
+from prefillshare.training.settings import TrainSettings
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "recipes"
 QUESTION = {"question": "1 + 1?", "answer": "#### 2"}
@@ -68,19 +69,15 @@ def test_unusable_rows_are_refused_or_dropped(
         Recipe(name="solver", test=lenient).units("test")
 
 
-class _RecipeConfig(Config):
-    """What a recipe's configuration says beside its task."""
-
-    model: Path
-    output: Path
-    steps: int
-    learning_rate: float
-    task: Recipe
+def task_of(path: Path, overrides: list[str]) -> Recipe:
+    task = load_config(TrainSettings, path, overrides).task
+    assert isinstance(task, Recipe)
+    return task
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)
 def test_a_shipped_recipe_loads(path: Path) -> None:
-    task = load_config(_RecipeConfig, path, []).task
+    task = task_of(path, [])
     for split in (task.train, task.test):
         assert split is not None
         assert split.hub is not None
@@ -90,5 +87,5 @@ def test_local_files_take_the_place_of_the_hub(recipe: Recipe) -> None:
     assert recipe.train is not None
     override = f"task.train={{format: messages, path: {recipe.train.path}}}"
     [path, *_] = sorted(CONFIGS.glob("*.yaml"))
-    task = load_config(_RecipeConfig, path, [override]).task
+    task = task_of(path, [override])
     assert len(task.units("train")) == 1
