@@ -157,7 +157,7 @@ def test_tokens_at_the_boundary_are_learned_and_no_others(
 
 def test_trainable_tokens_must_be_known(tiny_directory: Path, tmp_path: Path) -> None:
     lora = LoraSettings(trainable_tokens=["<nowhere>"])
-    with pytest.raises(ConfigError, match="names '<nowhere>', which the tokenizer"):
+    with pytest.raises(ConfigError, match="names '<nowhere>', which the decoder's"):
         decoder_trainer(settings(tiny_directory, tmp_path, lora=lora))
 
 
