@@ -18,6 +18,7 @@ from prefillshare.kv.layout import KVLayout
 from prefillshare.models.decoder import Decoder
 from prefillshare.models.loading import load_model
 from prefillshare.models.prefill import PrefillModule
+from prefillshare.models.record import DecoderRecord
 from prefillshare.serving.engine import PrefillEngine
 from prefillshare.serving.messages import (
     DecodeEvent,
@@ -41,6 +42,7 @@ class DecodeWorker:
         base = load_model(settings.model, self.form.torch_dtype)
         self.base_id = ModelId.from_directory(settings.model)
         path = settings.decoder(name).path
+        DecoderRecord.load(path).require_servable()
         self.decoder = Decoder.load(path, base, self.base_id)
         self.layout = KVLayout.from_config(base.config)
         self.layout.require_blocks()

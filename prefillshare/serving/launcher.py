@@ -114,7 +114,9 @@ class Cluster:
         model_layout(settings.model).require_blocks()
         model_id = ModelId.from_directory(settings.model)
         for decoder in settings.decoders:
-            DecoderRecord.load(decoder.path).require_base(model_id)
+            record = DecoderRecord.load(decoder.path)
+            record.require_base(model_id)
+            record.require_servable()
         listen("router", settings.host, settings.port).close()
 
     def _start_workers(self) -> ServeSettings:

@@ -50,6 +50,7 @@ def test_every_judge_is_trained_and_measured(
         assert row == again[name].summary()
         assert f"| {name}: " in text
     assert results["systems"]["own"]["flips"]["mean"] == 0.0
+    assert list(results["more_flips"]) == ["naive", "shared", "tuned"]
     for name, more in results["more_flips"].items():
         flips = {n: results["systems"][n]["flips"]["mean"] for n in (name, "retrained")}
         assert more["mean"] == pytest.approx(flips[name] - flips["retrained"])

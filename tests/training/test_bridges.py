@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from prefillshare.cli import main
-from prefillshare.errors import IdentityError
+from prefillshare.errors import IdentityError, UnsupportedModelError
 from prefillshare.kv.identity import ModelId
 from prefillshare.models.bridge.bridge import bridge_of
 from prefillshare.models.bridge.storage import bridge_digest, load_bridge
 from prefillshare.models.decoder import Decoder
+from prefillshare.models.record import DecoderRecord
 from prefillshare.models.tiny import save_tiny_model
 from prefillshare.training.decoders import decoder_run
 from prefillshare.training.packing import pack
@@ -129,7 +131,8 @@ def test_a_decoder_and_its_bridge_are_trained_saved_and_loaded(
     for name, parameter in experiment.workshop.weights.named_parameters():
         assert torch.equal(parameter, before[name]), name
     (trained,) = experiment.decoders
-    assert not any(".bridge" in p.name for p in saved.iterdir() if p.is_file())
+    (weights,) = saved.glob("*model.safetensors")
+    assert not any("bridge" in name for name in load_file(weights))
     loaded = experiment.workshop.load(saved)
     assert loaded.record.bridge == bridge_digest(saved / "bridge")
     fresh, kept = bridge_of(loaded.model), bridge_of(trained.model)
@@ -173,3 +176,11 @@ def test_a_bridge_needs_two_models_and_a_shared_prefill(
         decoder_settings(Path(), Path("a"), Path("b"), **changes)
     with pytest.raises(ValueError, match="`decoder_model` goes with"):
         decoder_settings(Path(), Path("a"), Path("b"), bridge=None, prefill="icarus")
+
+
+def test_a_decoder_of_another_model_is_not_served() -> None:
+    record = DecoderRecord("shipping", "a", "shared", "last_token", "", weights_id="b")
+    with pytest.raises(
+        UnsupportedModelError, match="trained and evaluated, not served"
+    ):
+        record.require_servable()
