@@ -42,8 +42,10 @@ def curves(tests: Mapping[str, Mapping[str, list[dict[str, Any]]]]) -> Figure:
             band = [[100 * p[end] for p in points] for end in ("lowest", "highest")]
             left.fill_between(steps, *band, color=line.get_color(), alpha=0.15)
             right.plot(steps, [point["nll"] for point in points], marker="o")
-        left.set(title=test, xlabel="step", ylabel="exact match, %", ylim=(0, 100))
-        right.set(title=test, xlabel="step", ylabel="NLL, nats/token", yscale="log")
+        # One title a row: long ones would run into each other.
+        left.set_title(test, loc="left", fontsize="small")
+        left.set(xlabel="step", ylabel="exact match, %", ylim=(0, 100))
+        right.set(xlabel="step", ylabel="NLL, nats/token", yscale="log")
         left.legend(fontsize="small")
     return figure
 

@@ -26,6 +26,10 @@ class Interval:
     low: float
     high: float
 
+    def within(self, least: float, most: float) -> Interval:
+        """The same mean, with ends that a quantity of this range can have."""
+        return Interval(self.mean, max(least, self.low), min(most, self.high))
+
 
 def mean_interval(
     values: Sequence[float], clusters: Sequence[int] | None = None
@@ -47,7 +51,7 @@ def mean_interval(
     found = crossed_interval([values], clusters)
     if not set(values) <= {0.0, 1.0}:
         return found
-    return Interval(found.mean, max(0.0, found.low), min(1.0, found.high))
+    return found.within(0.0, 1.0)
 
 
 def paired_difference(

@@ -133,7 +133,7 @@ def _figures(by_seed: Mapping[int, Scores]) -> dict[str, Any]:
     return {
         "nll": vars(crossed_interval([each.nll for each in scores], clusters)),
         "exact_match": vars(
-            crossed_interval([each.exact for each in scores], clusters)
+            crossed_interval([each.exact for each in scores], clusters).within(0, 1)
         ),
         "exact_match_by_seed": per_seed,
         "examples": len(clusters),
