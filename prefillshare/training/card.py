@@ -72,6 +72,7 @@ def write_decoder_card(
     about = [
         f"# {record.name}: a decoder on prefill module {module}",
         _PREFILLS[record.prefill].format(id=record.model_id),
+        *_other_weights(record),
         _table(_reading(record)),
         *_loading(record, settings.dtype, adapter=adapter),
         *_training(settings, streams, device),
@@ -111,7 +112,8 @@ def add_evaluation(directory: Path, results: Sequence[EvalResult]) -> None:
 
 
 def _metadata(library: str, kind: str, settings: RunSettings) -> ModelCardData:
-    base = hub_id(settings.model)
+    # What the weights started from, not whose cache is read.
+    base = hub_id(getattr(settings, "decoder_model", None) or settings.model)
     relation = "adapter" if library == "peft" else "finetune"
     return ModelCardData(
         library_name=library,
@@ -120,6 +122,18 @@ def _metadata(library: str, kind: str, settings: RunSettings) -> ModelCardData:
         base_model_relation=relation if base else None,
         tags=["prefillshare", kind, "shared-kv-cache"],
     )
+
+
+def _other_weights(record: DecoderRecord) -> list[str]:
+    if record.weights_id is None:
+        return []
+    through = "; it reads that cache through the bridge in `bridge/`"
+    shared = through if record.prefill == "shared" else ""
+    about = (
+        f"Its weights started from another model, `{record.weights_id}`{shared}. The "
+        "prefill module's template writes its prompts; its tokens are its own."
+    )
+    return [about]
 
 
 def _reading(record: DecoderRecord) -> dict[str, Any]:
@@ -132,7 +146,8 @@ def _reading(record: DecoderRecord) -> dict[str, Any]:
 
 
 def _loading(record: DecoderRecord, dtype: str, *, adapter: bool) -> list[str]:
-    if record.prefill not in ("shared", "own"):
+    # The code below is for decoders over the prefill module's own weights.
+    if record.prefill not in ("shared", "own") or record.weights_id is not None:
         return []
     plain = "plain PEFT" if adapter else "plain transformers"
     caveat = f"With {plain}:"

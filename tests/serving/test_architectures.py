@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from prefillshare.errors import UnsupportedModelError
 from prefillshare.kv.identity import ModelId
@@ -111,6 +113,22 @@ def test_a_recurrent_state_is_refused_before_anything_starts(
     directory = save_tiny_model(tmp_path, architecture=architecture)
     cluster = Cluster(serve_settings(directory, {"shipping": tmp_path / "none"}))
     with pytest.raises(UnsupportedModelError, match="recurrent.*cannot be served"):
+        cluster.__enter__()
+    assert cluster.roles == []
+
+
+def test_a_decoder_of_another_model_is_refused_before_anything_starts(
+    tiny_directory: Path,
+    tiny_model: PreTrainedModel,
+    tiny_id: ModelId,
+    tmp_path: Path,
+) -> None:
+    decoder = make_decoder(tiny_model, tiny_id)
+    decoder.record = replace(decoder.record, weights_id="b" * 64)
+    decoder.save(tmp_path / "decoder")
+    settings = serve_settings(tiny_directory, {"shipping": tmp_path / "decoder"})
+    cluster = Cluster(settings)
+    with pytest.raises(UnsupportedModelError, match="evaluated, not served"):
         cluster.__enter__()
     assert cluster.roles == []
 

@@ -133,6 +133,11 @@ def test_a_decoder_and_its_bridge_are_trained_saved_and_loaded(
     (trained,) = experiment.decoders
     (weights,) = saved.glob("*model.safetensors")
     assert not any("bridge" in name for name in load_file(weights))
+    card = (saved / "README.md").read_text()
+    weights_id = ModelId.from_directory(target).digest
+    assert f"started from another model, `{weights_id}`" in card
+    # No code that would load it over the wrong weights.
+    assert "## How to load it" not in card
     loaded = experiment.workshop.load(saved)
     assert loaded.record.bridge == bridge_digest(saved / "bridge")
     fresh, kept = bridge_of(loaded.model), bridge_of(trained.model)
@@ -180,7 +185,5 @@ def test_a_bridge_needs_two_models_and_a_shared_prefill(
 
 def test_a_decoder_of_another_model_is_not_served() -> None:
     record = DecoderRecord("shipping", "a", "shared", "last_token", "", weights_id="b")
-    with pytest.raises(
-        UnsupportedModelError, match="trained and evaluated, not served"
-    ):
+    with pytest.raises(UnsupportedModelError, match="evaluated, not served"):
         record.require_servable()
