@@ -21,15 +21,11 @@ from prefillshare.models.bridge.health import attention_cosine
 from prefillshare.models.bridge.rotary import rotaries_of
 from prefillshare.models.bridge.spans import Alignment
 from prefillshare.models.bridge.storage import load_bridge, save_bridge
-from prefillshare.models.loading import (
-    load_model,
-    load_tokenizer,
-    load_tokenizer_of_any,
-    model_context_tokens,
-)
+from prefillshare.models.loading import load_model
 from prefillshare.models.prefill import PrefillModule
 from prefillshare.training.data import Example, Tokenisation
 from prefillshare.training.settings import TaskSettings, build_task
+from prefillshare.training.workshop import tokenisation_of
 
 Say = Callable[[str], None]
 
@@ -88,15 +84,7 @@ class Ends:
         directories = (settings.model, settings.decoder_model)
         dtype = getattr(torch, settings.dtype)
         source, target = (load_model(directory, dtype) for directory in directories)
-        own = load_tokenizer(settings.model)
-        other = load_tokenizer_of_any(settings.decoder_model)
-        same = own.get_vocab() == other.get_vocab()
-        tokenisation = Tokenisation(
-            own,
-            settings.boundary,
-            min(map(model_context_tokens, directories)),
-            decoder=None if same else other,
-        )
+        tokenisation = tokenisation_of(*directories, settings.boundary)
         first, second = map(ModelId.from_directory, directories)
         prefills = (PrefillModule(source), PrefillModule(target))
         return cls(source, target, (first, second), tokenisation, prefills)

@@ -23,6 +23,7 @@ from prefillshare.models.loading import (
     load_tokenizer_of_any,
     model_context_tokens,
 )
+from prefillshare.models.prompt import Boundary
 from prefillshare.models.record import DecoderRecord
 from prefillshare.tasks.base import Task
 from prefillshare.training.data import Group, Tokenisation
@@ -51,14 +52,11 @@ class Workshop:
         other = getattr(settings, "decoder_model", None)
         base = _load(settings.model, settings, device)
         model_id = ModelId.from_directory(settings.model)
+        tokens = tokenisation_of(settings.model, other, settings.boundary)
         if other is None:
-            tokens = _tokenisation(settings, settings.model)
             return cls(settings, base, model_id, tokens, base)
         weights = _load(other, settings, device)
-        tokens, weights_id = (
-            _tokenisation(settings, other),
-            ModelId.from_directory(other),
-        )
+        weights_id = ModelId.from_directory(other)
         return cls(settings, base, model_id, tokens, weights, weights_id)
 
     def load(self, directory: Path) -> Decoder:
@@ -133,13 +131,20 @@ def _load(
     return model
 
 
-def _tokenisation(settings: RunSettings, weights: Path) -> Tokenisation:
-    """Prompts as the prefill module's template has them, in the decoder's tokens."""
-    own = load_tokenizer(settings.model)
-    other = load_tokenizer_of_any(weights)
+def tokenisation_of(
+    model: Path, other: Path | None, boundary: Boundary
+) -> Tokenisation:
+    """Prompts of the template of `model`, in the tokens of decoders from `other`.
+
+    None stands for decoders from `model` itself.
+    """
+    own = load_tokenizer(model)
+    if other is None:
+        return Tokenisation(own, boundary, model_context_tokens(model))
+    theirs = load_tokenizer_of_any(other)
     return Tokenisation(
         own,
-        settings.boundary,
-        min(map(model_context_tokens, (settings.model, weights))),
-        decoder=None if other.get_vocab() == own.get_vocab() else other,
+        boundary,
+        min(map(model_context_tokens, (model, other))),
+        decoder=None if theirs.get_vocab() == own.get_vocab() else theirs,
     )

@@ -14,14 +14,19 @@ def accuracy_page(
     environment: Mapping[str, Any],
     command: str,
     note: str = "",
+    lead: str = "",
 ) -> str:
-    """Markdown with every figure of the experiment and how to make it again."""
+    """Markdown with every figure of the experiment and how to make it again.
+
+    `lead` stands before the tables.
+    """
     tests = list(results["curves"])
     parts = [
         *opening(config["title"], config, environment, command, note),
         _setup(config),
         *_missing(results["missing"]),
         _made(results["made"]),
+        lead,
         "## At the last step\n",
         _finals(results["systems"]),
         *_verdicts(results["compare"], config["margin"]),

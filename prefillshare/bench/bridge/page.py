@@ -23,13 +23,12 @@ def bridge_page(
     note: str = "",
 ) -> str:
     """What each bridge recovers, and below it the whole accuracy experiment."""
-    accuracy = accuracy_page(results, config["experiment"], environment, command, note)
-    opening, rest = accuracy.split("## At the last step\n", 1)
     columns = ["pair", "task", "metric", "own prefill", "bridged", "no context"]
     columns += ["recovered", "95 %", "parameters", "fitted in, s"]
     rows = table(columns, map(_cells, results["rows"]))
-    recovered = f"## What the bridges recover\n\n{rows}{_NOTE}\n"
-    return f"{opening}{recovered}## At the last step\n{rest}"
+    lead = f"## What the bridges recover\n\n{rows}{_NOTE}"
+    experiment = config["experiment"]
+    return accuracy_page(results, experiment, environment, command, note, lead)
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
