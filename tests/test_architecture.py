@@ -14,7 +14,16 @@ MAX_LINES = 300
 
 BASE = {"errors", "config", "runtime"}
 LEARNED = BASE | {"kv", "models", "tasks"}
-ALL = LEARNED | {"training", "evals", "transfer", "serving", "bench", "cli", "report"}
+ALL = LEARNED | {
+    "training",
+    "evals",
+    "transfer",
+    "policy",
+    "serving",
+    "bench",
+    "cli",
+    "report",
+}
 # The parts that each part may import, besides itself; "" is the package's own module.
 MAY_IMPORT: dict[str, set[str]] = {
     "": {"errors"},
@@ -27,13 +36,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tasks": {"errors", "config"},
     "models": BASE | {"kv"},
     "transfer": BASE | {"kv"},
+    "policy": {"errors"},
     "training": LEARNED,
     "evals": LEARNED | {"training"},
     "serving": ALL - {"training", "evals", "bench", "cli", "report"},
     "bench": ALL,
     "cli": ALL,
 }
-FORBIDDEN_LIBRARIES = {"transfer": {"transformers"}}
+FORBIDDEN_LIBRARIES = {"transfer": {"transformers"}, "policy": {"torch"}}
 # Calls that a script may make while it is imported: they do nothing by themselves.
 HARMLESS_CALLS = {"logging.getLogger", "Path", "frozenset"}
 

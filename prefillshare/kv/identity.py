@@ -76,6 +76,13 @@ class ModelId:
                 "this one"
             )
 
+    def bridged(self, bridge: str) -> Self:
+        """Whose caches are those of this module after a bridge of digest `bridge`."""
+        sha = hashlib.sha256(b"prefillshare/bridged/1")
+        _field(sha, b"model", self.digest.encode())
+        _field(sha, b"bridge", bridge.encode())
+        return type(self)(sha.hexdigest())
+
     def cache_root(self, kv_format: KVFormat, tenant_salt: str) -> bytes:
         """Where the chain hash of a tenant's cached prefixes starts."""
         sha = hashlib.sha256(b"prefillshare/cache/1")

@@ -93,9 +93,8 @@ class Decoder:
         record.require_base(base_id)
         record.require_weights(weights_id)
         model = cls._load_model(directory, base, invocation)
-        if record.bridge is not None:
-            pair = (base_id, weights_id or base_id)
-            bridge = load_bridge(directory / _BRIDGE, pair)
+        bridge = load_decoder_bridge(directory, record)
+        if bridge is not None:
             attach_bridge(model, freeze(bridge.to(base.device)))
         return cls(model, record)
 
@@ -207,6 +206,25 @@ class Decoder:
         )
         logits: torch.Tensor = output.logits[0, -1]
         return logits
+
+
+def load_decoder_bridge(directory: Path, record: DecoderRecord) -> Bridge | None:
+    """What the decoder saved in `directory` reads through, if anything.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or not the one that `record` names.
+        IdentityError: it joins other models than the record names.
+    """
+    if record.bridge is None:
+        return None
+    here = directory / _BRIDGE
+    if (found := bridge_digest(here)) != record.bridge:
+        raise CheckpointError(
+            f"the bridge in {here} has digest {found[:12]}, but the decoder was saved "
+            f"with {record.bridge[:12]}; copy the decoder's directory whole"
+        )
+    ends = (record.model_id, record.weights_id or record.model_id)
+    return load_bridge(here, (ModelId(ends[0]), ModelId(ends[1])))
 
 
 def _sample(

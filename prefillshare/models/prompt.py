@@ -45,6 +45,13 @@ class Prompt:
     source: SourceTokens | None = None
 
     @property
+    def longest(self) -> int:
+        """Tokens of the prompt, or of what the prefill module reads, if more."""
+        return max(
+            len(self.token_ids), len(self.source.token_ids) if self.source else 0
+        )
+
+    @property
     def remainder(self) -> tuple[int, ...]:
         """The tokens that the decoder reads itself, at least one."""
         return self.token_ids[self.boundary :]

@@ -7,11 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from prefillshare.errors import (
-    CheckpointError,
-    IdentityError,
-    UnsupportedModelError,
-)
+from prefillshare.errors import CheckpointError, IdentityError
 from prefillshare.kv.identity import ModelId
 from prefillshare.models.prompt import Boundary
 
@@ -77,16 +73,8 @@ class DecoderRecord:
             sides = [x.short if x else "the prefill module" for x in (wanted, weights)]
             raise IdentityError(
                 f"decoder {self.name!r} started from the weights of {sides[0]}, but is "
-                f"loaded over those of {sides[1]}; load it over its own"
-            )
-
-    def require_servable(self) -> None:
-        """Raise `UnsupportedModelError` unless decode workers can run the decoder."""
-        if self.weights_id is not None:
-            raise UnsupportedModelError(
-                f"decoder {self.name!r} started from another model's weights than the "
-                "prefill module's; such decoders are trained and evaluated, not "
-                "served: serve one that started from the prefill module's"
+                f"loaded over those of {sides[1]}; name the right model "
+                "(`decoder_model` in training, the decoder's `model` in serving)"
             )
 
     def require_prefill(self, prefill: Prefill) -> None:

@@ -60,11 +60,11 @@ def router_app(settings: ServeSettings) -> FastAPI:
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return model_list(sorted(router.records), created)
+        return model_list(sorted(router.lanes), created)
 
     @app.get("/stats")
     async def stats() -> dict[str, Any]:
-        shared = any(r.prefill == "shared" for r in router.records.values())
+        shared = any(x.record.prefill == "shared" for x in router.lanes.values())
         return {
             "prefill": await router.prefiller.stats() if shared else None,
             "decoders": {n: await d.stats() for n, d in router.decoders.items()},

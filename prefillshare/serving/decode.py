@@ -10,25 +10,25 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 
-from prefillshare.errors import CapacityError, IdentityError, PrefillShareError
-from prefillshare.kv.blocks import BlockPool
-from prefillshare.kv.cache import KVCache, read_blocks
+from prefillshare.errors import IdentityError, PrefillShareError
+from prefillshare.kv.cache import KVCache
 from prefillshare.kv.identity import ModelId
-from prefillshare.kv.layout import KVLayout
+from prefillshare.kv.staging import Staging
 from prefillshare.models.decoder import Decoder
-from prefillshare.models.loading import load_model
+from prefillshare.models.loading import load_model, model_layout
 from prefillshare.models.prefill import PrefillModule
 from prefillshare.models.record import DecoderRecord
+from prefillshare.serving.bridging import HandOff, hand_off_of, weights_of
 from prefillshare.serving.engine import PrefillEngine
+from prefillshare.serving.inbox import Inbox
 from prefillshare.serving.messages import (
     DecodeEvent,
     DecodeFigures,
     DecodeRequest,
     PrefillReply,
 )
-from prefillshare.serving.settings import ServeSettings
+from prefillshare.serving.settings import DecoderSettings, ServeSettings
 from prefillshare.serving.worker import ComputeThread, worker_app
-from prefillshare.transfer.base import Ticket
 from prefillshare.transfer.tcp import TcpImporter
 
 Emit = Callable[[DecodeEvent | None], None]
@@ -39,21 +39,16 @@ class DecodeWorker:
 
     def __init__(self, settings: ServeSettings, name: str) -> None:
         self.settings, self.form = settings, settings.kv_format
-        base = load_model(settings.model, self.form.torch_dtype)
         self.base_id = ModelId.from_directory(settings.model)
-        path = settings.decoder(name).path
-        DecoderRecord.load(path).require_servable()
-        self.decoder = Decoder.load(path, base, self.base_id)
-        self.layout = KVLayout.from_config(base.config)
-        self.layout.require_blocks()
+        self.decoder, self.hand_off = self._load(settings.decoder(name))
         self.compute = ComputeThread(settings.threads)
         self.importer = TcpImporter()
         self.own: PrefillEngine | None = None
+        self.inboxes: dict[ModelId, Inbox] = {}
         if self.decoder.record.prefill == "own":
             self.own = self._own_engine()
         else:
-            block_bytes = self.form.bytes_per_block(self.layout)
-            self.pool = BlockPool(settings.decode_blocks, block_bytes)
+            self.inboxes = self._make_inboxes()
         self.totals: dict[str, float] = {
             "requests": 0,
             "computed_tokens": 0,
@@ -118,28 +113,10 @@ class DecodeWorker:
     def _fetch(
         self, request: DecodeRequest, reply: PrefillReply, rest: int
     ) -> tuple[KVCache, DecodeFigures]:
-        self.base_id.require(ModelId(reply.model_id), "the offered cache")
-        if reply.kv_format != self.form.to_dict():
-            raise IdentityError(
-                f"the offered cache has format {reply.kv_format}, this worker reads "
-                f"{self.form.to_dict()}; start both with the same dtype and block size"
-            )
-        if reply.tokens != request.boundary:
-            raise IdentityError(
-                f"the offered cache covers {reply.tokens} tokens, but the boundary is "
-                f"at {request.boundary}"
-            )
-        blocks = self._allocate(self.form.blocks(reply.tokens))
-        try:
-            stats = self.importer.fetch(
-                Ticket.from_dict(reply.ticket),
-                [self.pool.buffer(block) for block in blocks],
-                self.settings.transfer_timeout,
-            )
-            views = [self.pool.view(block) for block in blocks]
-            cache = read_blocks(views, reply.tokens, self.layout, self.form)
-        finally:
-            self.pool.free(blocks)
+        cache, stats = self._inbox(reply).fetch(reply, self._expected(request, reply))
+        if request.bridge is not None:
+            assert self.hand_off is not None, "only its decoders are sent an order"
+            cache = self.hand_off.carry(cache, request.bridge)
         return cache, DecodeFigures(
             computed_tokens=rest,
             cached_tokens=reply.cached_tokens,
@@ -147,13 +124,56 @@ class DecodeWorker:
             transfer_seconds=stats.seconds,
         )
 
-    def _allocate(self, wanted: int) -> list[int]:
-        if not self.pool.can_allocate(wanted):
-            raise CapacityError(
-                f"the prompt needs {wanted} KV blocks, this decode worker has "
-                f"{self.pool.free_blocks}; raise decode_blocks"
+    def _inbox(self, reply: PrefillReply) -> Inbox:
+        """For caches of the offered identity; `IdentityError` if none is read here."""
+        inbox = self.inboxes.get(ModelId(reply.model_id))
+        if inbox is None:
+            known = " or ".join(model_id.short for model_id in self.inboxes)
+            raise IdentityError(
+                f"the offered cache is of {reply.model_id[:12]}, this decoder reads "
+                f"those of {known}; start the workers with the same models and decoders"
             )
-        return self.pool.allocate(wanted)
+        return inbox
+
+    def _expected(self, request: DecodeRequest, reply: PrefillReply) -> int:
+        """Tokens of the offered cache: the decoder's, if not to be bridged here."""
+        as_it_comes = reply.model_id == self.base_id.digest
+        if (request.bridge is not None) != (as_it_comes and self.hand_off is not None):
+            raise IdentityError(
+                "the offered cache is neither bridged nor to be bridged here, or both; "
+                "start the router and the workers with the same decoders"
+            )
+        return request.bridge.source_tokens if request.bridge else request.boundary
+
+    def _make_inboxes(self) -> dict[ModelId, Inbox]:
+        """One for caches as the prefill module makes them, one for bridged ones."""
+        layouts = {self.base_id: model_layout(self.settings.model)}
+        if self.hand_off is not None:
+            layouts[self.hand_off.made_id] = self.hand_off.layout
+        for layout in layouts.values():
+            layout.require_blocks()
+        timeout, blocks = self.settings.transfer_timeout, self.settings.decode_blocks
+        return {
+            model_id: Inbox(
+                Staging(layout, self.form, blocks, "decode_blocks"),
+                self.importer,
+                timeout,
+            )
+            for model_id, layout in layouts.items()
+        }
+
+    def _load(self, decoder: DecoderSettings) -> tuple[Decoder, HandOff | None]:
+        """The decoder over the weights that it started from, and its bridge."""
+        model_layout(decoder.model or self.settings.model).require_blocks()
+        hand_off = hand_off_of(decoder, self.base_id, self.form)
+        weights_id = weights_of(decoder, DecoderRecord.load(decoder.path))
+        weights = load_model(
+            decoder.model or self.settings.model, self.form.torch_dtype
+        )
+        loaded = Decoder.load(
+            decoder.path, weights, self.base_id, weights_id=weights_id
+        )
+        return loaded, hand_off
 
     def _own_engine(self) -> PrefillEngine:
         module = PrefillModule(

@@ -21,6 +21,7 @@ from prefillshare.errors import WorkerError
 from prefillshare.kv.identity import ModelId
 from prefillshare.models.loading import model_layout
 from prefillshare.models.record import DecoderRecord
+from prefillshare.serving.bridging import weights_of
 from prefillshare.serving.messages import TOKEN_VARIABLE
 from prefillshare.serving.settings import ServeSettings
 from prefillshare.serving.worker import listen
@@ -116,7 +117,9 @@ class Cluster:
         for decoder in settings.decoders:
             record = DecoderRecord.load(decoder.path)
             record.require_base(model_id)
-            record.require_servable()
+            weights_of(decoder, record)
+            if decoder.model is not None:
+                model_layout(decoder.model).require_blocks()
         listen("router", settings.host, settings.port).close()
 
     def _start_workers(self) -> ServeSettings:

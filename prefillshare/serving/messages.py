@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 TOKEN_VARIABLE = "PREFILLSHARE_WORKER_TOKEN"  # noqa: S105
 
@@ -15,19 +15,56 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class BridgeOrder(Message):
+    """Make of a prompt's cache the one that a decoder of another model reads.
+
+    Attributes:
+        bridge: digest of the decoder's bridge.
+        source_tokens, tokens: of the prompt up to the boundary, in the prefill
+            module's tokens and in the decoder's.
+        shares: for each of the decoder's tokens the prefill module's and their
+            weights (`models.bridge.spans`); None where both have the same tokens.
+    """
+
+    bridge: str
+    source_tokens: int = Field(ge=1)
+    tokens: int = Field(ge=1)
+    shares: list[list[tuple[int, float]]] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        rows = self.shares
+        if rows is None:
+            if self.tokens != self.source_tokens:
+                raise ValueError(
+                    f"{self.source_tokens} tokens cannot become {self.tokens} without "
+                    "shares"
+                )
+        elif len(rows) != self.tokens or not all(rows):
+            raise ValueError(f"{len(rows)} shares do not suit {self.tokens} tokens")
+        elif not all(0 <= i < self.source_tokens for row in rows for i, _ in row):
+            raise ValueError(f"shares name tokens outside the {self.source_tokens}")
+        return self
+
+
 class PrefillRequest(Message):
-    """Prefill `token_ids` (up to the boundary) and hold them for one transfer."""
+    """Prefill `token_ids` (up to the boundary) and hold them for one transfer.
+
+    With `bridge`, what is held is the cache that the bridge makes of them.
+    """
 
     request_id: str
     model_id: str
     token_ids: list[int] = Field(min_length=1)
     tenant: str = ""
+    bridge: BridgeOrder | None = None
 
 
 class PrefillReply(Message):
     """Where the cache can be fetched, and what it took to make it.
 
-    `cached_tokens` came from the prefix cache; the rest was computed.
+    `cached_tokens` came from the prefix cache; the rest was computed. A bridged cache
+    has the `model_id` of `ModelId.bridged` and the decoder's number of `tokens`.
     """
 
     ticket: dict[str, Any]
@@ -38,12 +75,16 @@ class PrefillReply(Message):
 
 
 class DecodeRequest(Message):
-    """Generate after `token_ids`; `prefill` is None for an own-prefill decoder."""
+    """Generate after `token_ids`; `prefill` is None for an own-prefill decoder.
+
+    `bridge` is there if the cache still has to be bridged.
+    """
 
     request_id: str
     token_ids: list[int] = Field(min_length=2)
     boundary: int = Field(ge=1)
     prefill: PrefillReply | None
+    bridge: BridgeOrder | None = None
     max_tokens: int = Field(ge=1)
     stop_ids: list[int]
     temperature: float = 0.0

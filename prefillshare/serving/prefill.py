@@ -6,11 +6,13 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from prefillshare.errors import IdentityError
 from prefillshare.kv.identity import ModelId
 from prefillshare.models.loading import load_model
 from prefillshare.models.prefill import PrefillModule
-from prefillshare.serving.engine import Prefilled, PrefillEngine
-from prefillshare.serving.messages import PrefillReply, PrefillRequest
+from prefillshare.serving.engine import PrefillEngine
+from prefillshare.serving.messages import BridgeOrder, PrefillReply, PrefillRequest
+from prefillshare.serving.outbox import Held, Outbox, outboxes_of
 from prefillshare.serving.settings import ServeSettings
 from prefillshare.serving.worker import ComputeThread, worker_app
 from prefillshare.transfer.tcp import TcpExporter
@@ -20,46 +22,70 @@ class PrefillWorker:
     """Owns the engine, its thread and the exporter."""
 
     def __init__(self, settings: ServeSettings) -> None:
-        form = settings.kv_format
-        model = load_model(settings.model, form.torch_dtype)
+        self.form = settings.kv_format
+        model = load_model(settings.model, self.form.torch_dtype)
         module = PrefillModule(model, chunk_tokens=settings.chunk_tokens)
         model_id = ModelId.from_directory(settings.model)
-        self.engine = PrefillEngine(module, model_id, form, settings.prefill_blocks)
+        self.engine = PrefillEngine(
+            module, model_id, self.form, settings.prefill_blocks
+        )
+        self.outboxes = outboxes_of(settings, model_id)
         self.compute = ComputeThread(settings.threads)
+        # A fetch waits while its decode worker answers earlier requests.
         self.exporter = TcpExporter(
-            settings.host,
-            slice_bytes=form.slice_bytes(module.layout),
-            # A fetch waits while its decode worker answers earlier requests.
-            lease_seconds=settings.request_timeout,
+            settings.host, lease_seconds=settings.request_timeout
         )
 
     async def prefill(self, request: PrefillRequest) -> PrefillReply:
         """Prefill and export; the blocks are held until they were fetched."""
         self.engine.model_id.require(ModelId(request.model_id), "the request")
-        prefilled = await self.compute.run(
-            lambda: self.engine.prefill(request.token_ids, request.tenant)
-        )
+        held = await self.compute.run(lambda: self._hold(request))
 
         def release() -> None:
-            # Called on a transfer thread; the engine belongs to the compute thread.
-            self.compute.submit(lambda: self.engine.release(prefilled))
+            # Called on a transfer thread; the blocks belong to the compute thread.
+            self.compute.submit(held.release)
 
         try:
-            buffers = [self.engine.pool.buffer(block) for block in prefilled.blocks]
-            ticket = self.exporter.export(buffers, release)
+            size = self.form.slice_bytes(held.layout)
+            ticket = self.exporter.export(held.buffers, release, size)
         except BaseException:
             release()
             raise
-        return self._reply(prefilled, ticket.to_dict())
-
-    def _reply(self, prefilled: Prefilled, ticket: dict[str, Any]) -> PrefillReply:
         return PrefillReply(
-            ticket=ticket,
-            tokens=prefilled.tokens,
-            cached_tokens=prefilled.cached_tokens,
-            model_id=self.engine.model_id.digest,
-            kv_format=self.engine.form.to_dict(),
+            ticket=ticket.to_dict(),
+            tokens=held.tokens,
+            cached_tokens=held.cached_tokens,
+            model_id=held.model_id.digest,
+            kv_format=self.form.to_dict(),
         )
+
+    def _hold(self, request: PrefillRequest) -> Held:
+        outbox = None if request.bridge is None else self._outbox(request.bridge)
+        prefilled = self.engine.prefill(request.token_ids, request.tenant)
+        if outbox is None or request.bridge is None:
+            return Held(
+                [self.engine.pool.buffer(block) for block in prefilled.blocks],
+                self.engine.module.layout,
+                self.engine.model_id,
+                prefilled.tokens,
+                prefilled.cached_tokens,
+                lambda: self.engine.release(prefilled),
+            )
+        try:
+            cache = self.engine.cache(prefilled)
+        finally:
+            self.engine.release(prefilled)
+        return outbox.hold(cache, request.bridge, prefilled.cached_tokens)
+
+    def _outbox(self, order: BridgeOrder) -> Outbox:
+        """Of the bridge that is asked for, before anything is computed."""
+        outbox = self.outboxes.get(order.bridge)
+        if outbox is None:
+            raise IdentityError(
+                f"the request names bridge {order.bridge[:12]}, which this prefill "
+                "worker does not have; start it with the decoders that the router has"
+            )
+        return outbox
 
     def stats(self) -> dict[str, Any]:
         """Counters, and how much of the pool is free."""

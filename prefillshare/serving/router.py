@@ -19,10 +19,10 @@ from prefillshare.errors import (
     WorkerError,
 )
 from prefillshare.kv.identity import ModelId
-from prefillshare.models.loading import load_tokenizer, model_context_tokens
-from prefillshare.models.prompt import Prompt, lay_out
-from prefillshare.models.record import DecoderRecord
+from prefillshare.models.loading import load_tokenizer
+from prefillshare.models.prompt import Prompt
 from prefillshare.serving.client import WorkerClient
+from prefillshare.serving.lanes import Lane
 from prefillshare.serving.messages import (
     DecodeEvent,
     DecodeFigures,
@@ -46,10 +46,17 @@ class Generation:
     """One accepted request: its prompt, and the counts as they become known."""
 
     def __init__(
-        self, router: Router, request: ChatRequest, prompt: Prompt, limit: int
-    ):
+        self,
+        router: Router,
+        lane: Lane,
+        request: ChatRequest,
+        prompt: Prompt,
+        limit: int,
+    ) -> None:
         self.request_id = uuid.uuid4().hex
-        self.prompt, self.limit, self.request = prompt, limit, request
+        self.lane, self.request = lane, request
+        self.prompt, self.limit = prompt, limit
+        self.errand = lane.errand(prompt)
         self.prefill: PrefillReply | None = None
         self.figures: DecodeFigures | None = None
         self.completion_tokens = 0
@@ -62,15 +69,25 @@ class Generation:
             return self.prefill.cached_tokens
         return self.figures.cached_tokens if self.figures else 0
 
-    def decode_request(self, stop_ids: list[int]) -> DecodeRequest:
+    def prefill_request(self, model_id: ModelId) -> PrefillRequest:
+        """What the prefill worker is asked."""
+        return PrefillRequest(
+            request_id=self.request_id,
+            model_id=model_id.digest,
+            token_ids=list(self.errand.token_ids),
+            bridge=self.errand.order_for("prefill"),
+        )
+
+    def decode_request(self) -> DecodeRequest:
         """What the decode worker is asked."""
         return DecodeRequest(
             request_id=self.request_id,
             token_ids=list(self.prompt.token_ids),
             boundary=self.prompt.boundary,
             prefill=self.prefill,
+            bridge=self.errand.order_for("decode"),
             max_tokens=self.limit,
-            stop_ids=stop_ids,
+            stop_ids=self.lane.stop_ids,
             temperature=self.request.temperature,
             seed=self.request.seed,
         )
@@ -83,17 +100,15 @@ class Generation:
 
 
 class Router:
-    """Knows the tokenizer, the decoders' records and the workers' addresses."""
+    """Knows how each decoder is asked, and the workers' addresses."""
 
     def __init__(self, settings: ServeSettings) -> None:
         self.settings = settings
         self.model_id = ModelId.from_directory(settings.model)
-        self.tokenizer = load_tokenizer(settings.model)
-        self.context_tokens = model_context_tokens(settings.model)
-        self.records = {d.name: DecoderRecord.load(d.path) for d in settings.decoders}
-        for record in self.records.values():
-            record.require_base(self.model_id)
-        self.stop_ids = [int(self.tokenizer.eos_token_id)]
+        template = load_tokenizer(settings.model)
+        self.lanes = {d.name: Lane(settings, d, template) for d in settings.decoders}
+        for lane in self.lanes.values():
+            lane.record.require_base(self.model_id)
         timeout = httpx.Timeout(settings.request_timeout, connect=5.0)
         self.prefiller = WorkerClient("prefill worker", settings.prefill_url, timeout)
         self.decoders = {
@@ -109,26 +124,26 @@ class Router:
             ContextLengthError: the prompt leaves no room for the answer.
             RequestError: the chat template refuses the messages.
         """
-        record = self.records.get(request.model)
-        if record is None:
+        lane = self.lanes.get(request.model)
+        if lane is None:
             raise UnknownModelError(
                 f"the model {request.model!r} is not served here; served are "
-                f"{', '.join(sorted(self.records))}"
+                f"{', '.join(sorted(self.lanes))}"
             )
         messages = [m.model_dump() for m in request.messages]
         try:
-            prompt = lay_out(self.tokenizer, messages, record.suffix, record.boundary)
+            prompt = lane.lay_out(messages)
         except (DataError, TemplateError) as error:
             raise RequestError(str(error)) from error
-        room = self.context_tokens - len(prompt.token_ids)
+        room = lane.context_tokens - prompt.longest
         limit = request.token_limit or min(256, max(room, 1))
         if limit > room:
             raise ContextLengthError(
-                f"the prompt has {len(prompt.token_ids)} tokens and {limit} more are "
-                f"asked for, but the context is {self.context_tokens}; shorten the "
+                f"the prompt has {prompt.longest} tokens and {limit} more are "
+                f"asked for, but the context is {lane.context_tokens}; shorten the "
                 "messages or lower max_tokens"
             )
-        return Generation(self, request, prompt, limit)
+        return Generation(self, lane, request, prompt, limit)
 
     async def generate(self, generation: Generation) -> AsyncGenerator[Piece, None]:
         """The text of an accepted request, piece by piece.
@@ -136,17 +151,18 @@ class Router:
         Raises:
             WorkerError: a worker is dead or failed; what it held is released.
         """
-        name = generation.request.model
-        if self.records[name].prefill == "shared":
-            generation.prefill = await self._prefill(generation)
-        text = _Detokenizer(self)
+        lane = generation.lane
+        if lane.record.prefill == "shared":
+            request = generation.prefill_request(self.model_id)
+            generation.prefill = await self.prefiller.prefill(request)
+        text, worker = _Detokenizer(lane), self.decoders[generation.request.model]
         finish = "length"
         try:
-            request = generation.decode_request(self.stop_ids)
-            async with aclosing(self.decoders[name].decode(request)) as events:
+            asked = generation.decode_request()
+            async with aclosing(worker.decode(asked)) as events:
                 async for event in events:
                     token = self._token(generation, event)
-                    if token in self.stop_ids:
+                    if token in lane.stop_ids:
                         finish = "stop"
                     elif token is not None:
                         yield Piece(text.push(token))
@@ -156,14 +172,6 @@ class Router:
                 with anyio.CancelScope(shield=True):
                     await self._cancel(generation.prefill)
         yield Piece(text.rest(), finish)
-
-    async def _prefill(self, generation: Generation) -> PrefillReply:
-        request = PrefillRequest(
-            request_id=generation.request_id,
-            model_id=self.model_id.digest,
-            token_ids=list(generation.prompt.token_ids[: generation.prompt.boundary]),
-        )
-        return await self.prefiller.prefill(request)
 
     async def _cancel(self, reply: PrefillReply) -> None:
         """Free an export that was perhaps not fetched; its lease ends it otherwise."""
@@ -191,8 +199,8 @@ class Router:
 class _Detokenizer:
     """Text as soon as it is whole: a character's last byte may be a token away."""
 
-    def __init__(self, router: Router) -> None:
-        self._decode = router.tokenizer.decode
+    def __init__(self, lane: Lane) -> None:
+        self._decode = lane.tokenizer.decode
         self._ids: list[int] = []
         self._shown = ""
 

@@ -13,10 +13,14 @@ from prefillshare.kv.layout import KVFormat
 
 
 class DecoderSettings(Config):
-    """One served decoder: `name` is the model name that clients ask for."""
+    """One served decoder: `name` is the model name that clients ask for.
+
+    `model` is the one whose weights it started from, if not the prefill module.
+    """
 
     name: str = Field(min_length=1)
     path: Path
+    model: Path | None = None
     url: str | None = None
 
 

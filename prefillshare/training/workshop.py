@@ -15,12 +15,12 @@ from prefillshare.errors import ConfigError
 from prefillshare.kv.identity import ModelId
 from prefillshare.kv.layout import KVFormat
 from prefillshare.models.bridge.bridge import Bridge
+from prefillshare.models.bridge.prompt import tokenizer_of_decoder
 from prefillshare.models.bridge.storage import load_bridge
 from prefillshare.models.decoder import Decoder
 from prefillshare.models.loading import (
     load_model,
     load_tokenizer,
-    load_tokenizer_of_any,
     model_context_tokens,
 )
 from prefillshare.models.prompt import Boundary
@@ -141,10 +141,9 @@ def tokenisation_of(
     own = load_tokenizer(model)
     if other is None:
         return Tokenisation(own, boundary, model_context_tokens(model))
-    theirs = load_tokenizer_of_any(other)
     return Tokenisation(
         own,
         boundary,
         min(map(model_context_tokens, (model, other))),
-        decoder=None if theirs.get_vocab() == own.get_vocab() else theirs,
+        decoder=tokenizer_of_decoder(own, other),
     )

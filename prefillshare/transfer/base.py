@@ -103,9 +103,14 @@ class Exporter(Protocol):
         """Payload bytes sent so far, failed fetches included."""
 
     def export(
-        self, blocks: Sequence[memoryview], release: Callable[[], None]
+        self,
+        blocks: Sequence[memoryview],
+        release: Callable[[], None],
+        slice_bytes: int | None = None,
     ) -> Ticket:
         """Lend the blocks, all of one size, and return the ticket to fetch them.
+
+        They are verified in slices of `slice_bytes`, the exporter's own by default.
 
         Raises `ValueError` for blocks that cannot be sent and `TransferClosed` after
         `close`; `release` is then not called.

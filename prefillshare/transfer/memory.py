@@ -106,10 +106,14 @@ class MemoryExporter:
             return self._bytes_sent
 
     def export(
-        self, blocks: Sequence[memoryview], release: Callable[[], None]
+        self,
+        blocks: Sequence[memoryview],
+        release: Callable[[], None],
+        slice_bytes: int | None = None,
     ) -> Ticket:
         """See `Exporter.export`."""
-        return self.table.add(blocks, release, (_HOST, self._port), self._slice_bytes)
+        size = slice_bytes or self._slice_bytes
+        return self.table.add(blocks, release, (_HOST, self._port), size)
 
     def cancel(self, transfer_id: str) -> None:
         """See `Exporter.cancel`."""

@@ -102,10 +102,14 @@ class TcpExporter:
             return self._bytes_sent
 
     def export(
-        self, blocks: Sequence[memoryview], release: Callable[[], None]
+        self,
+        blocks: Sequence[memoryview],
+        release: Callable[[], None],
+        slice_bytes: int | None = None,
     ) -> Ticket:
         """See `Exporter.export`."""
-        return self._table.add(blocks, release, self._address, self._slice_bytes)
+        size = slice_bytes or self._slice_bytes
+        return self._table.add(blocks, release, self._address, size)
 
     def cancel(self, transfer_id: str) -> None:
         """See `Exporter.cancel`."""

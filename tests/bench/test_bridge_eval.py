@@ -14,7 +14,7 @@ from prefillshare.bench.bridge.experiment import BridgeEvalSettings
 from prefillshare.cli import main
 from prefillshare.evals.recovery import recovery
 from prefillshare.models.tiny import save_tiny_model
-from tests.training.test_bridged import word_tokenizer
+from tests.words import word_tokenizer
 
 CASES = {"kind": "casefile", "agent": "shipping", "records": 6, "questions": 2}
 

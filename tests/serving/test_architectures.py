@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from prefillshare.errors import UnsupportedModelError
+from prefillshare.errors import IdentityError, UnsupportedModelError
 from prefillshare.kv.identity import ModelId
 from prefillshare.kv.layout import KVFormat
 from prefillshare.models.loading import load_model
@@ -117,7 +117,7 @@ def test_a_recurrent_state_is_refused_before_anything_starts(
     assert cluster.roles == []
 
 
-def test_a_decoder_of_another_model_is_refused_before_anything_starts(
+def test_a_decoder_whose_model_is_not_named_is_refused_before_anything_starts(
     tiny_directory: Path,
     tiny_model: PreTrainedModel,
     tiny_id: ModelId,
@@ -128,7 +128,7 @@ def test_a_decoder_of_another_model_is_refused_before_anything_starts(
     decoder.save(tmp_path / "decoder")
     settings = serve_settings(tiny_directory, {"shipping": tmp_path / "decoder"})
     cluster = Cluster(settings)
-    with pytest.raises(UnsupportedModelError, match="evaluated, not served"):
+    with pytest.raises(IdentityError, match="`model` in serving"):
         cluster.__enter__()
     assert cluster.roles == []
 

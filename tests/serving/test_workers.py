@@ -50,8 +50,10 @@ def decode_worker(
     worker = DecodeWorker(serve_settings(tiny_directory, decoders), "shipping")
     yield worker
     worker.compute.close()
-    worker.pool.check_integrity()
-    assert worker.pool.free_blocks == worker.pool.num_blocks
+    for inbox in worker.inboxes.values():
+        pool = inbox.staging.pool
+        pool.check_integrity()
+        assert pool.free_blocks == pool.num_blocks
 
 
 def decode_request(reply: PrefillReply) -> DecodeRequest:

@@ -7,11 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 
 from prefillshare.errors import DataError
@@ -37,26 +35,9 @@ from prefillshare.training.schemes.base import score
 from prefillshare.training.schemes.bridged import Bridged
 from prefillshare.training.schemes.cached import Cached
 from tests.training.examples import UNITS, group
+from tests.words import word_tokenizer
 
 EXACT: Any = {"rtol": 0, "atol": 1e-10}
-
-
-def word_tokenizer() -> PreTrainedTokenizerFast:
-    """Words and signs, of a small vocabulary, behind a token that begins every text."""
-    words = "order 417 418 lamp Lyon bed Oslo ship list all to What is Name a town"
-    words += " Ghent which orders the first where user system assistant answer end 2 4"
-    signs = [*" :;,.?+<|>", "\n"]
-    known = ["<s>", "</s>", "?unk", *words.split(), *signs]
-    vocabulary = {word: i for i, word in enumerate(known)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="?unk"))
-    parts = Regex(r"\w+|\s|[^\w\s]")
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(parts, "isolated")
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", 0)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>"
-    )
 
 
 @pytest.fixture(scope="module")

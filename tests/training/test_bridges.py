@@ -12,18 +12,17 @@ import yaml
 from safetensors.torch import load_file
 
 from prefillshare.cli import main
-from prefillshare.errors import IdentityError, UnsupportedModelError
+from prefillshare.errors import IdentityError
 from prefillshare.kv.identity import ModelId
 from prefillshare.models.bridge.bridge import bridge_of
 from prefillshare.models.bridge.storage import bridge_digest, load_bridge
 from prefillshare.models.decoder import Decoder
-from prefillshare.models.record import DecoderRecord
 from prefillshare.models.tiny import save_tiny_model
 from prefillshare.training.decoders import decoder_run
 from prefillshare.training.packing import pack
 from prefillshare.training.schemes.base import score
 from prefillshare.training.settings import TrainSettings
-from tests.training.test_bridged import word_tokenizer
+from tests.words import word_tokenizer
 
 TASK = {"kind": "casefile", "agent": "shipping", "contexts": 6, "records": 8}
 
@@ -181,9 +180,3 @@ def test_a_bridge_needs_two_models_and_a_shared_prefill(
         decoder_settings(Path(), Path("a"), Path("b"), **changes)
     with pytest.raises(ValueError, match="`decoder_model` goes with"):
         decoder_settings(Path(), Path("a"), Path("b"), bridge=None, prefill="icarus")
-
-
-def test_a_decoder_of_another_model_is_not_served() -> None:
-    record = DecoderRecord("shipping", "a", "shared", "last_token", "", weights_id="b")
-    with pytest.raises(UnsupportedModelError, match="evaluated, not served"):
-        record.require_servable()

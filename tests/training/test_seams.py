@@ -93,5 +93,5 @@ def test_serving_lays_out_what_was_trained(
     assert generation.prompt == trained.prompt
     # What serving streams is the response's own tokens, to a stop token of its own.
     *said, stop = trained.response
-    assert stop in router.stop_ids
+    assert stop in generation.lane.stop_ids
     assert tokenizer.decode(said) == answer

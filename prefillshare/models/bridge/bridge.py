@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from prefillshare.errors import BridgeError
+from prefillshare.kv.cache import KVCache
 from prefillshare.kv.layout import KVLayout
 from prefillshare.models.bridge.maps import MapKind, make_map
 from prefillshare.models.bridge.rotary import Rotary
@@ -166,6 +167,21 @@ class Bridge(nn.Module):
             self._layer(number, plain, places)
             for number in range(len(self.spec.sources))
         )
+
+    @torch.no_grad()
+    def carry(
+        self, cache: KVCache, alignment: Alignment | None, tokens: int
+    ) -> KVCache:
+        """`forward` of a whole prompt at the hand-off: both count from position 0.
+
+        Args:
+            tokens: the target's.
+        """
+        device = cache.layers[0][0].device
+        source = tuple((keys[None], values[None]) for keys, values in cache.layers)
+        here, there = (torch.arange(n, device=device) for n in (cache.tokens, tokens))
+        layers: Layers = self(source, here, alignment, there)
+        return KVCache(tuple((keys[0], values[0]) for keys, values in layers))
 
     def _layer(
         self, number: int, plain: _Plain, places: torch.Tensor

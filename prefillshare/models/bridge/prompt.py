@@ -7,11 +7,13 @@ the characters say which tokens belong together.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from prefillshare.errors import DataError
 from prefillshare.models.bridge.spans import Span, shares
+from prefillshare.models.loading import load_tokenizer_of_any
 from prefillshare.models.prompt import (
     Boundary,
     Message,
@@ -62,6 +64,14 @@ def lay_out_across(
         tuple(source_ids[:begun]), shares(source_spans[:begun], spans[:at])
     )
     return Prompt(tuple(ids), at, min(shared, last), held)
+
+
+def tokenizer_of_decoder(
+    source: PreTrainedTokenizerBase, model: Path
+) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of decoders from `model`; None if it is the prefill module's."""
+    theirs = load_tokenizer_of_any(model)
+    return None if theirs.get_vocab() == source.get_vocab() else theirs
 
 
 def _tokens(
