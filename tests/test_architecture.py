@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "prefillshare"
 MAX_LINES = 300
 
-BASE = {"errors", "config", "runtime"}
+BASE = {"errors", "config", "runtime", "files"}
 LEARNED = BASE | {"kv", "models", "tasks"}
 ALL = LEARNED | {
     "training",
@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "config": {"errors"},
     "runtime": {"errors"},
+    "files": {"errors"},
     "report": set(),
     "kv": BASE,
     "tasks": {"errors", "config"},

@@ -62,6 +62,9 @@ def _evaluate(options: Options) -> Report:
 
 def _fit_table(results: dict[str, Any]) -> None:
     explained = results["explained"]
+    if not explained["keys"]:
+        say(f"layers {results['sources']} are passed on as they are: nothing is fitted")
+        return
     rows = [
         [str(i), ", ".join(map(str, layers)), f"{keys:.3f}", f"{values:.3f}"]
         for i, (layers, keys, values) in enumerate(

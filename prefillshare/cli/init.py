@@ -10,6 +10,7 @@ from huggingface_hub import snapshot_download
 from prefillshare.cli.command import Options, Report
 from prefillshare.errors import ConfigError, PrefillShareError
 from prefillshare.models.gemma3 import GEMMA3
+from prefillshare.models.prune import prune
 from prefillshare.models.smollm2 import SMOLLM2
 from prefillshare.report import say
 
@@ -36,10 +37,60 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="REPOSITORY",
         help="a model of the Hugging Face hub, downloaded into its cache",
     )
+    which.add_argument(
+        "--prune",
+        type=Path,
+        metavar="MODEL",
+        help="a smaller model of the one in that directory, for decoders that read its "
+        "cache; say what to keep with --layers and --ffn",
+    )
+    parser.add_argument(
+        "--layers",
+        type=int,
+        metavar="N",
+        help="with --prune: how many layers to keep, at equal distances (default: all)",
+    )
+    parser.add_argument(
+        "--ffn",
+        type=int,
+        metavar="N",
+        help="with --prune: how many neurons of each feed-forward layer to keep, those "
+        "that do most where the model reads --text (default: all)",
+    )
+    parser.add_argument(
+        "--text",
+        type=Path,
+        metavar="FILE",
+        help="with --ffn: a text that is like what the model will read",
+    )
 
 
 def run(options: Options) -> Report | None:
-    """Link the model to the directory."""
+    """Put the model where it is wanted: a link, or a pruned one itself."""
+    extra = options.extra
+    if extra.prune is not None:
+        return _prune(extra.directory, extra.prune, extra)
+    if extra.layers is not None or extra.ffn is not None:
+        raise ConfigError("--layers and --ffn go with --prune; name the model to prune")
+    return _link(options)
+
+
+def _prune(directory: Path, source: Path, wanted: argparse.Namespace) -> Report | None:
+    layers, ffn = wanted.layers, wanted.ffn
+    if layers is None and ffn is None:
+        raise ConfigError("--prune keeps everything; say what to keep: --layers, --ffn")
+    if directory.exists() or directory.is_symlink():
+        raise _taken(directory)
+    text = wanted.text.read_text(encoding="utf-8") if wanted.text else ""
+    kept = prune(source, directory, layers=layers, ffn=ffn, text=text)
+    say(
+        f"{directory}: {len(kept.layers)} layers of {source}, numbers "
+        f"{', '.join(map(str, kept.layers))}, with {kept.ffn} feed-forward neurons each"
+    )
+    return None
+
+
+def _link(options: Options) -> Report | None:
     directory: Path = options.extra.directory
     repository: str | None = options.extra.hub
     if directory.exists() and not directory.is_symlink():

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from safetensors import SafetensorError
 from transformers import DynamicCache, PreTrainedModel
 
 from prefillshare.errors import CheckpointError
+from prefillshare.files import written_whole
 from prefillshare.kv.cache import KVCache, empty_state
 from prefillshare.kv.identity import ModelId
 from prefillshare.kv.layout import KVLayout
@@ -132,10 +132,7 @@ class Decoder:
         Raises:
             CheckpointError: it could not be written; nothing half-written is left.
         """
-        fresh = directory.with_name(directory.name + ".partial")
-        try:
-            shutil.rmtree(fresh, ignore_errors=True)
-            fresh.mkdir(parents=True)
+        with written_whole(directory, "decoder") as fresh:
             record = self._save_bridge(fresh)
             with _adapter_on_everywhere(self.model), _without_bridge(self.model):
                 self.model.save_pretrained(str(fresh))
@@ -144,15 +141,6 @@ class Decoder:
             (fresh / "README.md").unlink(missing_ok=True)
             text = json.dumps(asdict(record), indent=2)
             (fresh / RECORD_FILE).write_text(text + "\n")
-            if directory.exists():
-                shutil.rmtree(directory)
-            fresh.rename(directory)
-        except (OSError, SafetensorError) as error:
-            shutil.rmtree(fresh, ignore_errors=True)
-            raise CheckpointError(
-                f"the decoder {directory} could not be written: {error}; free space "
-                "or choose another `output`, then start again"
-            ) from error
 
     def _save_bridge(self, directory: Path) -> DecoderRecord:
         """Write the bridge, if there is one; returns the record that names it."""

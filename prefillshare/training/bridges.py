@@ -13,16 +13,18 @@ from pydantic import Field
 from transformers import PreTrainedModel
 
 from prefillshare.config import Config
+from prefillshare.errors import BridgeError
 from prefillshare.kv.identity import ModelId
 from prefillshare.kv.layout import KVLayout
-from prefillshare.models.bridge.bridge import Bridge, CacheShape, Layers
-from prefillshare.models.bridge.fit import FitSettings, Pair, fit_bridge
+from prefillshare.models.bridge.bridge import Bridge, BridgeSpec, CacheShape, Layers
+from prefillshare.models.bridge.fit import FitSettings, Fitted, Pair, fit_bridge
 from prefillshare.models.bridge.health import attention_cosine
-from prefillshare.models.bridge.rotary import rotaries_of
+from prefillshare.models.bridge.rotary import Rotary, rotaries_of
 from prefillshare.models.bridge.spans import Alignment
 from prefillshare.models.bridge.storage import load_bridge, save_bridge
 from prefillshare.models.loading import load_model
 from prefillshare.models.prefill import PrefillModule
+from prefillshare.models.prune import Pruned
 from prefillshare.training.data import Example, Tokenisation
 from prefillshare.training.settings import TaskSettings, build_task
 from prefillshare.training.workshop import tokenisation_of
@@ -39,7 +41,9 @@ class BridgeSettings(Config):
         output: where the bridge goes.
         tasks: the prompts of their training units are read by both models.
         tokens: at most so many of the decoder's tokens are fitted to.
-        layers, nearest, ridge, kind, rank, width: see `models.bridge.fit.FitSettings`.
+        kind: `linear` and `gated` maps are fitted; `copy` passes layers on as they are,
+            to a model that was pruned of the prefill module or is of its shape.
+        layers, nearest, ridge, rank, width: see `models.bridge.fit.FitSettings`.
     """
 
     model: Path
@@ -52,12 +56,13 @@ class BridgeSettings(Config):
     layers: int = Field(2, ge=1)
     nearest: int = Field(8, ge=1)
     ridge: float = Field(0.01, ge=0.0)
-    kind: Literal["linear", "gated"] = "linear"
+    kind: Literal["copy", "linear", "gated"] = "linear"
     rank: int | None = Field(None, ge=1)
     width: int = Field(64, ge=1)
 
     def fit(self) -> FitSettings:
         """How the maps are fitted."""
+        assert self.kind != "copy", "nothing is fitted"
         return FitSettings(
             layers=self.layers,
             ridge=self.ridge,
@@ -89,6 +94,20 @@ class Ends:
         prefills = (PrefillModule(source), PrefillModule(target))
         return cls(source, target, (first, second), tokenisation, prefills)
 
+    @property
+    def shapes(self) -> tuple[CacheShape, CacheShape]:
+        """Of both caches."""
+        here, there = (
+            CacheShape.of(KVLayout.from_config(model.config))
+            for model in (self.source, self.target)
+        )
+        return here, there
+
+    @property
+    def rotaries(self) -> tuple[tuple[Rotary, ...], tuple[Rotary, ...]]:
+        """Of every layer of both."""
+        return rotaries_of(self.source), rotaries_of(self.target)
+
     def caches(self, example: Example) -> Pair:
         """Both models' caches of an example's prompt up to the boundary."""
         source = example.prompt.source
@@ -115,16 +134,10 @@ def fit(settings: BridgeSettings, say: Say) -> dict[str, Any]:
         BridgeError: the models' caches cannot be mapped, or there is too little text.
     """
     ends = Ends.open(settings)
-    shapes = tuple(
-        CacheShape.of(KVLayout.from_config(model.config))
-        for model in (ends.source, ends.target)
-    )
     began = time.perf_counter()
-    fitted = fit_bridge(
-        _pairs(ends, settings, say),
-        (shapes[0], shapes[1]),
-        (rotaries_of(ends.source), rotaries_of(ends.target)),
-        settings.fit(),
+    fitted = _copied(ends, settings) if settings.kind == "copy" else None
+    fitted = fitted or fit_bridge(
+        _pairs(ends, settings, say), ends.shapes, ends.rotaries, settings.fit()
     )
     seconds = time.perf_counter() - began
     bridge = fitted.bridge
@@ -140,6 +153,23 @@ def fit(settings: BridgeSettings, say: Say) -> dict[str, Any]:
         "sources": [list(layers) for layers in bridge.spec.sources],
         "explained": {"keys": list(fitted.keys), "values": list(fitted.values)},
     }
+
+
+def _copied(ends: Ends, settings: BridgeSettings) -> Fitted:
+    """Layer for layer, or from those layers that the smaller model kept."""
+    pruned = Pruned.load(settings.decoder_model)
+    if pruned is not None:
+        ends.ids[0].require(ModelId(pruned.model_id), str(settings.decoder_model))
+    source, target = ends.shapes
+    layers = pruned.layers if pruned else range(target.layers)
+    if pruned is None and source.layers != target.layers:
+        raise BridgeError(
+            f"kind `copy` cannot say which of {source.layers} layers the decoder's "
+            f"{target.layers} are: {settings.decoder_model} was not pruned by "
+            "`prefillshare init --prune`; use `linear`"
+        )
+    spec = BridgeSpec(source, target, tuple((layer,) for layer in layers))
+    return Fitted(Bridge(spec, *ends.rotaries), (), (), 0)
 
 
 def inspect(settings: BridgeSettings, say: Say, prompts: int = 8) -> dict[str, Any]:

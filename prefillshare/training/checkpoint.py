@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from pickle import UnpicklingError  # torch raises it; nothing is unpickled
 from typing import Any
@@ -14,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from prefillshare.errors import CheckpointError
+from prefillshare.files import recovered, written_whole
 
 _WEIGHTS = "adapter.safetensors"
 _STATE = "state.pt"
@@ -36,22 +35,10 @@ def save_checkpoint(
         CheckpointError: it could not be written (a full disk, say); what was there
             before is still there, and nothing half-written is left.
     """
-    fresh = directory.with_name(directory.name + ".partial")
-    try:
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
+    remedy = ": training resumes from the last whole checkpoint"
+    with written_whole(directory, "checkpoint", remedy) as fresh:
         save_file(weights, fresh / _WEIGHTS)
         torch.save(state, fresh / _STATE)
-        for name in (_WEIGHTS, _STATE):
-            _sync(fresh / name)
-        _swap(fresh, directory)
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise CheckpointError(
-            f"the checkpoint {directory} could not be written: {error}; free space or "
-            "choose another `output`, then start again: training resumes from the "
-            "last whole checkpoint"
-        ) from error
 
 
 def load_checkpoint(
@@ -62,11 +49,7 @@ def load_checkpoint(
     Raises:
         CheckpointError: a checkpoint is there but cannot be read.
     """
-    old = directory.with_name(directory.name + ".old")
-    if not directory.exists() and old.exists():
-        # The process died between the two renames of `_swap`.
-        old.rename(directory)
-    if not directory.exists():
+    if not recovered(directory):
         return None
     try:
         state: dict[str, Any] = torch.load(directory / _STATE, weights_only=True)
@@ -97,17 +80,3 @@ def set_random_states(accelerator: Accelerator, states: list[torch.Tensor]) -> N
     torch.set_rng_state(own[0])
     if len(own) > 1 and accelerator.device.type == "cuda":
         torch.cuda.set_rng_state(own[1], accelerator.device)
-
-
-def _swap(fresh: Path, directory: Path) -> None:
-    old = directory.with_name(directory.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if directory.exists():
-        directory.rename(old)
-    fresh.rename(directory)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

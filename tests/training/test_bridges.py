@@ -12,12 +12,15 @@ import yaml
 from safetensors.torch import load_file
 
 from prefillshare.cli import main
+from prefillshare.config import load_config
 from prefillshare.errors import IdentityError
 from prefillshare.kv.identity import ModelId
 from prefillshare.models.bridge.bridge import bridge_of
 from prefillshare.models.bridge.storage import bridge_digest, load_bridge
 from prefillshare.models.decoder import Decoder
+from prefillshare.models.prune import prune
 from prefillshare.models.tiny import save_tiny_model
+from prefillshare.training.bridges import BridgeSettings, Ends, bridged
 from prefillshare.training.decoders import decoder_run
 from prefillshare.training.packing import pack
 from prefillshare.training.schemes.base import score
@@ -180,3 +183,35 @@ def test_a_bridge_needs_two_models_and_a_shared_prefill(
         decoder_settings(Path(), Path("a"), Path("b"), **changes)
     with pytest.raises(ValueError, match="`decoder_model` goes with"):
         decoder_settings(Path(), Path("a"), Path("b"), bridge=None, prefill="icarus")
+
+
+def test_a_pruned_models_layers_are_passed_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = save_tiny_model(tmp_path / "whole", layers=5, dtype=torch.float64)
+    prune(whole, tmp_path / "half", layers=3)
+    config = write_config(tmp_path, whole, tmp_path / "half")
+    found = run("fit", config, "kind=copy")
+    assert found["sources"] == [[0], [2], [4]] and found["bridge_parameters"] == 0
+    settings = load_config(BridgeSettings, config, [])
+    ends = Ends.open(settings)
+    pair = ends.caches(next(ends.prompts(settings.tasks, "train")))
+    made = bridged(load_bridge(tmp_path / "bridge", ends.ids), pair)
+    for number, (keys, values) in enumerate(made):
+        assert torch.equal(keys, pair.source[2 * number][0])
+        assert torch.equal(values, pair.source[2 * number][1])
+    other = save_tiny_model(tmp_path / "other", layers=5, seed=9)
+    arguments = ["bridge", "fit", "--config", str(config), "--set", "kind=copy"]
+    assert main([*arguments, "--set", f"model={other}"]) == 1
+    assert "half belongs to prefill module" in capsys.readouterr().err
+
+
+def test_layers_that_nobody_matched_are_not_passed_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = save_tiny_model(tmp_path / "whole", layers=5)
+    short = save_tiny_model(tmp_path / "short", layers=3)
+    config = write_config(tmp_path, whole, short)
+    arguments = ["bridge", "fit", "--config", str(config), "--set", "kind=copy"]
+    assert main(arguments) == 1
+    assert "was not pruned by" in capsys.readouterr().err

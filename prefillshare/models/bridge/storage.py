@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from prefillshare.errors import CheckpointError
+from prefillshare.files import written_whole
 from prefillshare.kv.identity import ModelId
 from prefillshare.models.bridge.bridge import Bridge, BridgeSpec
 from prefillshare.models.bridge.rotary import Rotary
@@ -29,7 +29,6 @@ def save_bridge(bridge: Bridge, directory: Path, pair: Pair) -> None:
     Raises:
         CheckpointError: it could not be written; nothing half-written is left.
     """
-    fresh = directory.with_name(directory.name + ".partial")
     tables = {"source": bridge.source_rotaries, "target": bridge.target_rotaries}
     tensors = {name: t.contiguous() for name, t in bridge.state_dict().items()}
     for side, rotaries in tables.items():
@@ -39,20 +38,9 @@ def save_bridge(bridge: Bridge, directory: Path, pair: Pair) -> None:
         "pair": [model.digest for model in pair],
         "scaling": {side: [r.scaling for r in table] for side, table in tables.items()},
     }
-    try:
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
+    with written_whole(directory, "bridge") as fresh:
         save_file({n: t.clone() for n, t in tensors.items()}, fresh / WEIGHTS_FILE)
         (fresh / SPEC_FILE).write_text(json.dumps(about, indent=2) + "\n")
-        if directory.exists():
-            shutil.rmtree(directory)
-        fresh.rename(directory)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise CheckpointError(
-            f"the bridge {directory} could not be written: {error}; free space or "
-            "choose another place, then start again"
-        ) from error
 
 
 def load_bridge(directory: Path, pair: Pair | None = None) -> Bridge:
