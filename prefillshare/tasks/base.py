@@ -8,6 +8,8 @@ from typing import Any, Literal, Protocol
 
 Split = Literal["train", "test"]
 Message = dict[str, str]
+# What a user asks where a task is asked without its context: the floor.
+NOT_SHOWN = "(not shown)"
 
 
 @dataclass(frozen=True)

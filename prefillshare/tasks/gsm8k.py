@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from prefillshare.config import Config
-from prefillshare.tasks.base import Marks, Sample, Split, Unit
+from prefillshare.tasks.base import NOT_SHOWN, Marks, Sample, Split, Unit
 from prefillshare.tasks.rows import Row, read_rows
 from prefillshare.tasks.scoring import final_number
 
 
 class Gsm8k(Config):
-    """Two files of JSON lines with `question` and `answer`."""
+    """Two files of JSON lines with `question` and `answer`.
+
+    Without `with_context` the question is not shown: what can be guessed.
+    """
 
     kind: Literal["gsm8k"] = "gsm8k"
     train: Path
     test: Path
     name: str = "solver"
     suffix: str = ""
+    with_context: bool = True
 
     def units(self, split: Split) -> list[Unit]:
         """One sample a unit.
@@ -27,7 +32,11 @@ class Gsm8k(Config):
             DataError: the split's file is unusable.
         """
         path = self.train if split == "train" else self.test
-        return [(sample_of(row, self.suffix),) for row in read_rows(path)]
+        samples = (sample_of(row, self.suffix) for row in read_rows(path))
+        if not self.with_context:
+            asked = ({"role": "user", "content": NOT_SHOWN},)
+            samples = (replace(sample, messages=asked) for sample in samples)
+        return [(sample,) for sample in samples]
 
     def score(self, sample: Sample, response: str) -> Marks:
         """By number; see `score`."""

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from prefillshare.config import Config
 from prefillshare.errors import DataError
-from prefillshare.tasks.base import Marks, Sample, Split, Unit
+from prefillshare.tasks.base import NOT_SHOWN, Marks, Sample, Split, Unit
 from prefillshare.tasks.rows import Row, read_rows
 from prefillshare.tasks.scoring import Call, first_object, same_value
 
@@ -30,6 +30,7 @@ class ToolCalls(Config):
         tools: a JSON object of every tool's argument names; with it the context lists
             those too.
         held_out: the size of the test split, in utterances.
+        with_context: without it the utterance is not shown: what can be guessed.
     """
 
     kind: Literal["toolcalls"] = "toolcalls"
@@ -39,6 +40,7 @@ class ToolCalls(Config):
     seed: int = 0
     name: str = "tool_caller"
     suffix: str = ""
+    with_context: bool = True
 
     def units(self, split: Split) -> list[Unit]:
         """One sample a unit.
@@ -86,10 +88,11 @@ class ToolCalls(Config):
 
     def _sample(self, context: str, row: Row) -> Sample:
         call = Call(row.text("name"), row.get("arguments", dict))
+        said = row.text("utterance").strip() if self.with_context else NOT_SHOWN
         return Sample(
             messages=(
                 {"role": "system", "content": context},
-                {"role": "user", "content": row.text("utterance").strip()},
+                {"role": "user", "content": said},
             ),
             suffix=self.suffix,
             answer=call.text(),

@@ -54,3 +54,10 @@ def test_a_reference_without_a_number_is_refused(answer: str, task: Gsm8k) -> No
     task.test.write_text(json.dumps({"question": "How many?", "answer": answer}))
     with pytest.raises(DataError, match="test.jsonl, row 1: column 'answer' ends in"):
         task.units("test")
+
+
+def test_without_context_the_question_is_not_shown(task: Gsm8k) -> None:
+    bare = task.model_copy(update={"with_context": False})
+    [[shown]], [[hidden]] = task.units("test"), bare.units("test")
+    assert "How many" not in hidden.messages[0]["content"]
+    assert (hidden.answer, hidden.suffix) == (shown.answer, shown.suffix)

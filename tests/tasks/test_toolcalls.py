@@ -138,3 +138,12 @@ def test_too_few_rows_and_unlisted_tools_are_refused(
     listed.write_text('{"play": []}')
     with pytest.raises(DataError, match="is 'weather'; list it in .*tools.json"):
         task.model_copy(update={"tools": listed}).units("test")
+
+
+def test_without_context_only_the_utterance_is_gone(task: ToolCalls) -> None:
+    bare = task.model_copy(update={"with_context": False})
+    pairs = list(zip(task.units("test"), bare.units("test"), strict=True))
+    for [shown], [hidden] in pairs:
+        assert hidden.messages[0] == shown.messages[0]
+        assert hidden.answer == shown.answer
+    assert len({hidden.messages for _, [hidden] in pairs}) == 1
