@@ -14,7 +14,7 @@ from prefillshare.config import Config, load_config
 from prefillshare.evals.comparison import EvalSettings
 from prefillshare.evals.sensitivity import SensitivitySettings
 from prefillshare.serving.settings import ServeSettings
-from prefillshare.training.bridges import BridgeSettings
+from prefillshare.training.bridges.ends import BridgeSettings
 from prefillshare.training.settings import PrefillSettings, TrainSettings
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

@@ -13,7 +13,9 @@ from prefillshare.config import load_config
 from prefillshare.models.smollm2 import smollm2_directory
 from prefillshare.report import say, table
 from prefillshare.runtime import environment
-from prefillshare.training.bridges import BridgeSettings, fit, inspect
+from prefillshare.training.bridges.ends import BridgeSettings
+from prefillshare.training.bridges.fitting import fit
+from prefillshare.training.bridges.inspection import inspect
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,8 @@ from prefillshare.models.bridge.storage import bridge_digest, load_bridge
 from prefillshare.models.decoder import Decoder
 from prefillshare.models.prune import prune
 from prefillshare.models.tiny import save_tiny_model
-from prefillshare.training.bridges import BridgeSettings, Ends, bridged
+from prefillshare.training.bridges.ends import BridgeSettings, Ends
+from prefillshare.training.bridges.inspection import bridged
 from prefillshare.training.decoders import decoder_run
 from prefillshare.training.packing import pack
 from prefillshare.training.schemes.base import score
@@ -45,7 +46,8 @@ def write_config(folder: Path, source: Path, target: Path) -> Path:
     config = folder / "bridge.yaml"
     fields: dict[str, Any] = {"model": str(source), "tasks": [TASK]}
     fields |= {"decoder_model": str(target), "output": str(folder / "bridge")}
-    fields |= {"dtype": "float64", "layers": 1}
+    # Random models attend to everything alike: no order of tokens is worse.
+    fields |= {"dtype": "float64", "layers": 1, "carried": -100.0}
     config.write_text(yaml.safe_dump(fields))
     return config
 
@@ -60,7 +62,24 @@ def test_a_bridge_to_the_same_model_is_hardly_noticed(
     model_id = ModelId.from_directory(tiny_directory)
     bridge = load_bridge(tmp_path / "bridge", (model_id, model_id))
     assert fitted["bridge_parameters"] == bridge.parameter_count
-    assert run("inspect", config)["cosine"]["all"] > 0.99
+    cosine = run("inspect", config)["cosine"]
+    assert cosine["all"] > 0.99 and cosine["carried"] > 0.9
+    assert cosine["shuffled"] < cosine["all"]
+    assert fitted["cosine"]["all"] == pytest.approx(cosine["all"], abs=0.01)
+
+
+def test_a_hopeless_pair_is_refused_with_reasons(
+    tiny_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = save_tiny_model(tmp_path / "target", seed=8, dtype=torch.float64)
+    config = write_config(tmp_path, tiny_directory, target)
+    # Two features of keys and values tell nothing of another random model's.
+    arguments = ["bridge", "fit", "--config", str(config), "--set", "rank=1"]
+    assert main([*arguments, "--set", "carried=0.5"]) == 1
+    said = capsys.readouterr().err
+    assert "with the tokens shuffled" in said and "50% is asked for" in said
+    assert "the maps explain" in said and "raise layers, nearest or rank" in said
+    assert not (tmp_path / "bridge").exists()
 
 
 def test_another_tokenizer_and_shape(tiny_directory: Path, tmp_path: Path) -> None:
