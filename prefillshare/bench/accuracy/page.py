@@ -66,7 +66,9 @@ def _described(system: Mapping[str, Any]) -> str:
         f"the same decoders as `{name}` with {_keys(changes)}"
         for name, changes in system["readings"].items()
     )
-    return "; ".join(each for each in (_keys(system["train"]), module, also) if each)
+    task = f"tasks {_keys(system['task'])}" if system["task"] else ""
+    parts = (_keys(system["train"]), module, task, also)
+    return "; ".join(each for each in parts if each) or "as all"
 
 
 def _keys(settings: Mapping[str, Any]) -> str:
