@@ -13,6 +13,7 @@ from prefillshare.config import load_config
 from prefillshare.models.smollm2 import smollm2_directory
 from prefillshare.report import say, table
 from prefillshare.runtime import environment
+from prefillshare.training.bridges.continuation import SIDES
 from prefillshare.training.bridges.ends import BridgeSettings
 from prefillshare.training.bridges.fitting import fit
 from prefillshare.training.bridges.inspection import inspect
@@ -92,3 +93,12 @@ def _cosine_table(results: dict[str, Any]) -> None:
     ]
     title = f"Attention-output cosine, {cosine['all']:.3f} over all"
     table(title, ["layer", "mean", "by head"], rows)
+    table(
+        "Loss of the prompts' second half, nats a token, the first half read",
+        ["tokens behind the boundary", "own prefill", "bridged", "no context"],
+        [
+            [f"{row['from']} to {row['to'] or 'the end'}"]
+            + [f"{row[side]:.3f}" for side in SIDES]
+            for row in results["continuation"]
+        ],
+    )

@@ -62,9 +62,16 @@ def test_a_bridge_to_the_same_model_is_hardly_noticed(
     model_id = ModelId.from_directory(tiny_directory)
     bridge = load_bridge(tmp_path / "bridge", (model_id, model_id))
     assert fitted["bridge_parameters"] == bridge.parameter_count
-    cosine = run("inspect", config)["cosine"]
+    inspected = run("inspect", config)
+    cosine = inspected["cosine"]
     assert cosine["all"] > 0.99 and cosine["carried"] > 0.9
     assert cosine["shuffled"] < cosine["all"]
+    # A bridge to itself continues as its own prefill does; nothing read shows.
+    for row in inspected["continuation"]:
+        assert row["bridged"] == pytest.approx(row["own_prefill"], abs=1e-4)
+    first = inspected["continuation"][0]
+    assert abs(first["no_context"] - first["own_prefill"]) > 1e-3
+    assert [row["from"] for row in inspected["continuation"]][:3] == [1, 17, 65]
     assert fitted["cosine"]["all"] == pytest.approx(cosine["all"], abs=0.01)
 
 

@@ -13,22 +13,33 @@ from prefillshare.models.bridge.fit import Pair
 from prefillshare.models.bridge.health import attention_cosine
 from prefillshare.models.bridge.spans import identity
 from prefillshare.models.bridge.storage import load_bridge
+from prefillshare.training.bridges.continuation import by_stretch, continuation
 from prefillshare.training.bridges.ends import BridgeSettings, Ends, Say
 
 
 def inspect(settings: BridgeSettings, say: Say, prompts: int = 8) -> dict[str, Any]:
-    """How a decoder attends on what a saved bridge makes of test prompts.
+    """What a saved bridge makes of test prompts, for the decoder's model as it comes.
 
-    Returns `cosine` (`Health`), by layer, by query head, and over all; and what the
-    same cache is worth with its tokens shuffled.
+    Returns `cosine` (`Health`), by layer, by query head, and over all; what the same
+    cache is worth with its tokens shuffled; and `continuation`, losses by distance from
+    a boundary in the prompts' middle, beside own prefill and no context.
 
     Raises:
         IdentityError: the bridge joins other models.
     """
     ends = Ends.open(settings)
-    health = health_of(ends, settings, load_bridge(settings.output, ends.ids), prompts)
+    bridge = load_bridge(settings.output, ends.ids)
+    health = health_of(ends, settings, bridge, prompts)
     say(health.sentence)
-    return {"cosine": health.figures(), "prompts": health.prompts}
+    texts = [
+        continuation(ends.target, bridge, ends.caches(example), example.prefill_ids)
+        for example in islice(ends.prompts(settings.tasks, "test"), prompts)
+    ]
+    return {
+        "cosine": health.figures(),
+        "prompts": health.prompts,
+        "continuation": list(by_stretch(texts)),
+    }
 
 
 @dataclass(frozen=True)
