@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from prefillshare.bench.accuracy.settings import AccuracySettings
+from prefillshare.bench.bridge.experiment import BridgeEvalSettings
 from prefillshare.bench.judge.experiment import JudgeSettings
 from prefillshare.bench.spine.settings import SpineSettings
 from prefillshare.bench.training.experiment import TrainingSpeedSettings
@@ -41,4 +42,6 @@ PATHS = [p for p in sorted(CONFIGS.rglob("*.yaml")) if p.parent.name != "acceler
 def test_loads(path: Path) -> None:
     kind = KINDS[path.relative_to(CONFIGS).parts[0]]
     kind = BY_NAME.get(path.name, kind)
+    if path.parent.parts[-2:] == ("bridge", "eval"):
+        kind = BridgeEvalSettings
     assert isinstance(load_config(kind, path, []), kind)
