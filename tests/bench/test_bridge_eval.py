@@ -33,8 +33,8 @@ def test_rows_lie_between_own_prefill_and_no_context(
     fit |= {
         "dtype": "float64",
         "layers": 1,
-        # Random models attend to everything alike.
-        "carried": -100,
+        # Random models gain nothing from any context.
+        "recovered": "null",
         "tasks": json.dumps([{**CASES, "contexts": 4}]),
     }
     arguments = ["bridge", "fit", "--json", str(fitted)]

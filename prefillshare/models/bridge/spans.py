@@ -51,15 +51,6 @@ class Alignment:
         weights = self.weights.to(device=states.device, dtype=states.dtype)
         return (gathered * weights[..., None]).sum(-2)
 
-    def shuffled(self, generator: torch.Generator) -> Self:
-        """Every token but the first says what another one should.
-
-        The first is unlike all others to every model, whatever the text: it stays.
-        """
-        rest = 1 + torch.randperm(len(self.tokens) - 1, generator=generator)
-        order = torch.cat([torch.zeros(1, dtype=torch.long), rest])
-        return type(self)(self.tokens[order], self.weights[order])
-
     @property
     def is_identity(self) -> bool:
         """Whether every target token is the source token of its own number."""

@@ -20,6 +20,7 @@ from prefillshare.models.bridge.spans import Alignment
 
 # Tokens behind the boundary, `[first, last]`; the last stretch has no end.
 STRETCHES = ((1, 16), (17, 64), (65, 256), (257, None))
+NEAR = 64
 SIDES = ("own_prefill", "bridged", "no_context")
 
 
@@ -53,8 +54,22 @@ def continuation(
     made = KVCache(tuple((k[0], v[0]) for k, v in layers))
     # The token before the cut is read again by all: it predicts the first behind it.
     rest = torch.tensor([list(token_ids[cut - 1 :])])
-    caches = (own.slice(0, cut - 1), made.slice(0, cut - 1), None)
+    # No context still has the first token, without which no model is itself.
+    caches = (own.slice(0, cut - 1), made.slice(0, cut - 1), own.slice(0, 1))
     return Continuation(*(_losses(model, cache, rest) for cache in caches))
+
+
+def recovered(texts: Sequence[Continuation]) -> float | None:
+    """`(no context - bridged) / (no context - own prefill)` near the boundary.
+
+    Over the first `NEAR` tokens behind it: farther on, a text tells of itself. None
+    where own prefill gains nothing.
+    """
+    own, made, bare = (
+        float(torch.cat([getattr(text, side)[:NEAR] for text in texts]).mean())
+        for side in SIDES
+    )
+    return (bare - made) / (bare - own) if own < bare else None
 
 
 def by_stretch(texts: Sequence[Continuation]) -> Iterator[dict[str, Any]]:
@@ -76,7 +91,7 @@ def _first(alignment: Alignment | None, tokens: int) -> Alignment | None:
     return Alignment(alignment.tokens[:tokens], alignment.weights[:tokens])
 
 
-def _losses(model: Any, cache: KVCache | None, ids: torch.Tensor) -> torch.Tensor:
-    past = cache.to_transformers() if cache is not None else None
+def _losses(model: Any, cache: KVCache, ids: torch.Tensor) -> torch.Tensor:
+    past = cache.to_transformers()
     logits = model(input_ids=ids, past_key_values=past, use_cache=True).logits[0, :-1]
     return cross_entropy(logits.float(), ids[0, 1:], reduction="none")

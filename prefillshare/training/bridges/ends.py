@@ -38,8 +38,8 @@ class BridgeSettings(Config):
         tokens: at most so many of the decoder's tokens are fitted to.
         kind: `linear` and `gated` maps are fitted; `copy` passes layers on as they are,
             to a model that was pruned of the prefill module or is of its shape.
-        carried: the least share of a prompt's content, as the decoder's attention sees
-            it, that a bridge must carry to be saved (`Health.carried`).
+        recovered: a bridge is saved if it recovers this share at least of what own
+            prefill gains over no context (`continuation.recovered`); null: any is.
         layers, nearest, ridge, rank, width: see `models.bridge.fit.FitSettings`.
     """
 
@@ -56,7 +56,7 @@ class BridgeSettings(Config):
     kind: Literal["copy", "linear", "gated"] = "linear"
     rank: int | None = Field(None, ge=1)
     width: int = Field(64, ge=1)
-    carried: float = Field(0.1, lt=1.0)
+    recovered: float | None = Field(0.2, lt=1.0)
 
     def fit(self) -> FitSettings:
         """How the maps are fitted."""

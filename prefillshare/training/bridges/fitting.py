@@ -15,7 +15,7 @@ from prefillshare.models.bridge.fit import Fitted, Pair, fit_bridge
 from prefillshare.models.bridge.storage import save_bridge
 from prefillshare.models.prune import Pruned
 from prefillshare.training.bridges.ends import BridgeSettings, Ends, Say
-from prefillshare.training.bridges.inspection import Health, health_of
+from prefillshare.training.bridges.inspection import Trial, try_out
 
 # Test prompts on which a bridge is tried before it is saved.
 _TRIED = 4
@@ -37,10 +37,11 @@ def fit(settings: BridgeSettings, say: Say) -> dict[str, Any]:
     seconds = time.perf_counter() - began
     bridge = fitted.bridge
     torch.nn.Module.to(bridge, getattr(torch, settings.dtype))
-    health = health_of(ends, settings, bridge, _TRIED)
-    say(health.sentence)
-    if health.carried < settings.carried:
-        raise _hopeless(health, fitted, settings)
+    trial = try_out(ends, settings, bridge, _TRIED)
+    say(trial.sentence)
+    wanted = settings.recovered
+    if wanted is not None and (trial.recovered or 0.0) < wanted:
+        raise _hopeless(trial, fitted, settings, wanted)
     save_bridge(bridge, settings.output, ends.ids)
     say(f"saved {settings.output}: {bridge.parameter_count:,} parameters")
     return {
@@ -51,20 +52,22 @@ def fit(settings: BridgeSettings, say: Say) -> dict[str, Any]:
         "tokens": fitted.examples,
         "sources": [list(layers) for layers in bridge.spec.sources],
         "explained": {"keys": list(fitted.keys), "values": list(fitted.values)},
-        "cosine": health.figures(),
+        "trial": trial.figures(),
     }
 
 
-def _hopeless(health: Health, fitted: Fitted, settings: BridgeSettings) -> BridgeError:
+def _hopeless(
+    trial: Trial, fitted: Fitted, settings: BridgeSettings, wanted: float
+) -> BridgeError:
     told = ""
     if fitted.keys:
         keys, values = (sum(x) / len(x) for x in (fitted.keys, fitted.values))
         told = f" (the maps explain {keys:.0%} of the keys and {values:.0%} of values)"
     return BridgeError(
         f"{settings.decoder_model} cannot read {settings.model} through this bridge: "
-        f"{health.sentence}, and {settings.carried:.0%} is asked for{told}. Fit to "
-        "more tokens, or prompts more like those to be read; raise layers, nearest or "
-        "rank; or lower `carried` and train the bridge with its decoder"
+        f"{trial.sentence}, and {wanted:.0%} are asked for{told}. Fit to more tokens, "
+        "or to prompts more like those to be read; raise layers, nearest or rank; or "
+        "set `recovered: null` and train the bridge with its decoder"
     )
 
 

@@ -1,8 +1,8 @@
-"""How much of a prompt's content a bridge carries, as attention sees it."""
+"""What a bridge makes of test prompts, for the decoder's model as it comes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -11,98 +11,87 @@ import torch
 from prefillshare.models.bridge.bridge import Bridge, Layers
 from prefillshare.models.bridge.fit import Pair
 from prefillshare.models.bridge.health import attention_cosine
-from prefillshare.models.bridge.spans import identity
 from prefillshare.models.bridge.storage import load_bridge
-from prefillshare.training.bridges.continuation import by_stretch, continuation
+from prefillshare.training.bridges.continuation import (
+    Continuation,
+    by_stretch,
+    continuation,
+    recovered,
+)
 from prefillshare.training.bridges.ends import BridgeSettings, Ends, Say
 
 
-def inspect(settings: BridgeSettings, say: Say, prompts: int = 8) -> dict[str, Any]:
-    """What a saved bridge makes of test prompts, for the decoder's model as it comes.
+@dataclass(frozen=True)
+class Trial:
+    """A bridge on some prompts.
 
-    Returns `cosine` (`Health`), by layer, by query head, and over all; what the same
-    cache is worth with its tokens shuffled; and `continuation`, losses by distance from
-    a boundary in the prompts' middle, beside own prefill and no context.
+    Attributes:
+        heads: attention-output cosine, the mean by layer and query head `[L, Q]`.
+        texts: the losses of the prompts' second halves.
+    """
+
+    heads: torch.Tensor
+    texts: tuple[Continuation, ...]
+
+    @property
+    def recovered(self) -> float | None:
+        """See `continuation.recovered`."""
+        return recovered(self.texts)
+
+    @property
+    def sentence(self) -> str:
+        """For a person."""
+        share = self.recovered
+        gain = "nothing" if share is None else f"{share:.0%}"
+        of = "; own prefill gains nothing here" if share is None else ""
+        return (
+            f"over {len(self.texts)} prompts the bridge recovers {gain} of what own "
+            f"prefill gains over no context{of}; attention-output cosine "
+            f"{float(self.heads.mean()):.3f}"
+        )
+
+    def figures(self) -> dict[str, Any]:
+        """As results have it."""
+        return {
+            "prompts": len(self.texts),
+            "recovered": self.recovered,
+            "continuation": list(by_stretch(self.texts)),
+            "cosine": {
+                "layers": self.heads.mean(1).tolist(),
+                "heads": self.heads.tolist(),
+                "all": float(self.heads.mean()),
+            },
+        }
+
+
+def inspect(settings: BridgeSettings, say: Say, prompts: int = 8) -> dict[str, Any]:
+    """A saved bridge on test prompts.
+
+    Returns `continuation`, losses by distance from a boundary in the prompts' middle,
+    beside own prefill and no context, and the share `recovered`; and `cosine`, the
+    attention-output cosine by layer, by query head and over all.
 
     Raises:
         IdentityError: the bridge joins other models.
     """
     ends = Ends.open(settings)
     bridge = load_bridge(settings.output, ends.ids)
-    health = health_of(ends, settings, bridge, prompts)
-    say(health.sentence)
-    texts = [
-        continuation(ends.target, bridge, ends.caches(example), example.prefill_ids)
-        for example in islice(ends.prompts(settings.tasks, "test"), prompts)
-    ]
-    return {
-        "cosine": health.figures(),
-        "prompts": health.prompts,
-        "continuation": list(by_stretch(texts)),
-    }
+    trial = try_out(ends, settings, bridge, prompts)
+    say(trial.sentence)
+    return trial.figures()
 
 
-@dataclass(frozen=True)
-class Health:
-    """Attention-output cosines of a bridged cache.
-
-    Attributes:
-        heads: the mean by layer and query head `[L, Q]`.
-        shuffled: over all heads, with the cache's tokens in another order: what a
-            cache is worth that carries no content.
-        prompts: how many were read.
-    """
-
-    heads: torch.Tensor
-    shuffled: float
-    prompts: int
-
-    @property
-    def all(self) -> float:
-        """The mean over all heads."""
-        return float(self.heads.mean())
-
-    @property
-    def carried(self) -> float:
-        """The share of what the shuffled cache lacks that this one has."""
-        return (self.all - self.shuffled) / (1 - self.shuffled)
-
-    @property
-    def sentence(self) -> str:
-        """For a person."""
-        return (
-            f"attention-output cosine {self.all:.3f} over {self.prompts} prompts, "
-            f"{self.shuffled:.3f} with the tokens shuffled: the bridge carries "
-            f"{self.carried:.0%} of the content"
-        )
-
-    def figures(self) -> dict[str, Any]:
-        """As results have it."""
-        return {
-            "layers": self.heads.mean(1).tolist(),
-            "heads": self.heads.tolist(),
-            "all": self.all,
-            "shuffled": self.shuffled,
-            "carried": self.carried,
-        }
-
-
-def health_of(
+def try_out(
     ends: Ends, settings: BridgeSettings, bridge: Bridge, prompts: int
-) -> Health:
-    """Of a bridge between `ends`, on the first `prompts` test prompts."""
-    generator = torch.Generator().manual_seed(0)
-    kept, lost = [], []
-    examples = islice(ends.prompts(settings.tasks, "test"), prompts)
-    for example in examples:
+) -> Trial:
+    """A bridge between `ends` on the first `prompts` test prompts."""
+    heads, texts = [], []
+    for example in islice(ends.prompts(settings.tasks, "test"), prompts):
         pair = ends.caches(example)
         ids = (*example.prompt.token_ids, *example.response)
-        kept.append(attention_cosine(ends.target, ids, bridged(bridge, pair)))
-        alignment = pair.alignment or identity(pair.source[0][0].shape[2])
-        other = replace(pair, alignment=alignment.shuffled(generator))
-        lost.append(attention_cosine(ends.target, ids, bridged(bridge, other)))
-    heads = torch.stack(kept).mean(0)
-    return Health(heads, float(torch.stack(lost).mean()), len(kept))
+        heads.append(attention_cosine(ends.target, ids, bridged(bridge, pair)))
+        texts.append(continuation(ends.target, bridge, pair, example.prefill_ids))
+    return Trial(torch.stack(heads).mean(0), tuple(texts))
 
 
 @torch.no_grad()
