@@ -102,3 +102,14 @@ def _cosine_table(results: dict[str, Any]) -> None:
             for row in results["continuation"]
         ],
     )
+    _hand_off(results["hand_off"])
+
+
+def _hand_off(cost: dict[str, Any]) -> None:
+    bridge, own = (cost["seconds"][way]["median"] for way in ("bridge", "own_prefill"))
+    share = cost["flops"]["bridge"] / cost["flops"]["own_prefill"]
+    say(
+        f"{cost['tokens']} tokens: {bridge * 1e3:.0f} ms to bridge, {own * 1e3:.0f} ms "
+        f"for the decoder's model to prefill (medians of {cost['rounds']}, in turn): "
+        f"{cost['speedup']:.1f} times as fast, with {share:.1%} of the FLOPs"
+    )

@@ -28,6 +28,7 @@ def test_rows_lie_between_own_prefill_and_no_context(
     )
     word_tokenizer().save_pretrained(target)
     bridge, fitted = tmp_path / "bridge", tmp_path / "fitted.json"
+    inspected = tmp_path / "inspected.json"
     fit: dict[str, Any] = {"model": tiny_directory, "decoder_model": target}
     fit |= {"output": bridge}
     fit |= {
@@ -66,7 +67,11 @@ def test_rows_lie_between_own_prefill_and_no_context(
     }
     pair = {"name": "tiny", "own": "own", "bridged": "bridged", "no_context": "floor"}
     config, out, page = (tmp_path / name for name in ("e.yaml", "out.json", "page.md"))
-    pairs = [{**pair, "fitted": str(fitted)}]
+    arguments = ["bridge", "inspect", "--json", str(inspected)]
+    for key, value in fit.items():
+        arguments += ["--set", f"{key}={value}"]
+    assert main(arguments) == 0
+    pairs = [{**pair, "fitted": str(fitted), "inspected": str(inspected)}]
     config.write_text(yaml.safe_dump({"experiment": experiment, "pairs": pairs}))
     arguments = ["bridge", "eval", "--config", str(config), "--page", str(page)]
     assert main([*arguments, "--json", str(out)]) == 0
@@ -83,6 +88,8 @@ def test_rows_lie_between_own_prefill_and_no_context(
     assert rows["nll"]["recovered"] == pytest.approx(_recovered(tmp_path / "runs"))
     text = page.read_text()
     assert f"| {rows['nll']['bridged']:.3f} |" in text
+    cost = json.loads(inspected.read_text())["results"]["hand_off"]
+    assert rows["nll"]["hand_off"] == cost and f"{cost['speedup']:.1f}x" in text
     assert "## At the last step" in text and "A bridge in small" in text
 
 

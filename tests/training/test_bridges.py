@@ -100,7 +100,15 @@ def test_another_tokenizer_and_shape(tiny_directory: Path, tmp_path: Path) -> No
     config = write_config(tmp_path, tiny_directory, target)
     fitted = run("fit", config, "rank=8", "kind=gated", "width=4")
     assert len(fitted["sources"]) == 3
-    cosine = run("inspect", config)["cosine"]
+    inspected = run("inspect", config)
+    cosine, cost = inspected["cosine"], inspected["hand_off"]
+    # 3 layers of (96: 4 projections of 96 x 96, of which half for keys and values, and
+    # a feed-forward layer of 3 x 96 x 192) and norms, over 1,000 tokens.
+    weights = 3 * (3 * 96 * 96 + 3 * 96 * 192 + 2 * 96) + 96
+    assert cost["flops"]["own_prefill"] == 2 * weights * 1000
+    assert cost["flops"]["bridge"] == 2 * fitted["bridge_parameters"] * 1000
+    times = cost["seconds"]["bridge"]
+    assert 0 < times["min"] <= times["median"] <= times["max"]
     assert [len(heads) for heads in cosine["heads"]] == [4, 4, 4]
     assert 0 < cosine["all"] < 1
 

@@ -7,7 +7,7 @@ models which share of own prefill's gain the bridge recovers.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -37,7 +37,8 @@ class BridgePair(Config):
         bridged, own, no_context: systems of the experiment: decoders on the bridged
             cache, on their own (the upper bound), and trained and asked without the
             context (the lower bound).
-        fitted: the figures that `prefillshare bridge fit --json` wrote.
+        fitted, inspected: the figures that `prefillshare bridge fit --json` and
+            `bridge inspect --json` wrote.
     """
 
     name: str
@@ -45,6 +46,7 @@ class BridgePair(Config):
     own: str
     no_context: str
     fitted: Path | None = None
+    inspected: Path | None = None
 
 
 class BridgeEvalSettings(Config):
@@ -72,7 +74,7 @@ def run_bridge_eval(settings: BridgeEvalSettings, model: Path) -> dict[str, Any]
         ConfigError: a file of fit figures cannot be read.
     """
     experiment = settings.experiment
-    fits = {pair.name: _fitted(pair) for pair in settings.pairs}
+    fits = {pair.name: _measured(pair) for pair in settings.pairs}
     runs, missing = make_runs(experiment, model)
     finals = finals_of(experiment, runs)
     rows = [
@@ -120,14 +122,31 @@ def _bridge_figures(experiment: AccuracySettings, pair: BridgePair) -> dict[str,
     return {"bridge_parameters": load_bridge(Path(directory)).parameter_count}
 
 
-def _fitted(pair: BridgePair) -> dict[str, Any]:
-    if pair.fitted is None:
-        return {"fit_seconds": None}
+def _measured(pair: BridgePair) -> dict[str, Any]:
+    """What fitting took, and what the hand-off takes."""
+    fit = _results(pair.fitted, "fit")
+    seen = _results(pair.inspected, "inspect")
+    return {
+        "fit_seconds": fit and fit["fit_seconds"],
+        "fit_tokens": fit and fit["tokens"],
+        "untrained": seen and seen["recovered"],
+        "hand_off": seen and seen["hand_off"],
+    }
+
+
+def _results(path: Path | None, made_by: str) -> dict[str, Any] | None:
+    """The figures of a `bridge` command, with the keys that it writes."""
+    if path is None:
+        return None
+    needed = {"fit": ("fit_seconds", "tokens"), "inspect": ("recovered", "hand_off")}
     try:
-        results: Mapping[str, Any] = json.loads(pair.fitted.read_text())["results"]
-        return {"fit_seconds": results["fit_seconds"]}
-    except (OSError, ValueError, KeyError) as error:
+        results: dict[str, Any] = json.loads(path.read_text())["results"]
+        missing = [key for key in needed[made_by] if key not in results]
+        if missing:
+            raise ValueError(f"{', '.join(missing)} are missing")
+        return results
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"{pair.fitted} has no figures of a fit ({error}); write them by "
-            "`prefillshare bridge fit --json FILE`"
+            f"{path} has no figures of that ({error}); write them by "
+            f"`prefillshare bridge {made_by} --json FILE`"
         ) from error

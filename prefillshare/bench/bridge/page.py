@@ -11,7 +11,10 @@ from prefillshare.bench.markdown import table
 _NOTE = (
     "\nRecovered: (bridged - no context) / (own prefill - no context), with its 95 % "
     "interval over seeds and contexts; a dash where own prefill gains nothing certain "
-    "over no context.\n"
+    "over no context. Untrained: the same share of a continuation's loss, within 64 "
+    "tokens of the boundary, for the decoder's model as it comes. Hand-off: bridging "
+    "1,000 tokens against the decoder's own prefill of them, and the FLOPs of the "
+    "weights that it saves.\n"
 )
 
 
@@ -24,7 +27,14 @@ def bridge_page(
 ) -> str:
     """What each bridge recovers, and below it the whole accuracy experiment."""
     columns = ["pair", "task", "metric", "own prefill", "bridged", "no context"]
-    columns += ["recovered", "95 %", "parameters", "fitted in, s"]
+    columns += [
+        "recovered",
+        "95 %",
+        "untrained",
+        "parameters",
+        "fitted in, s",
+        "hand-off",
+    ]
     rows = table(columns, map(_cells, results["rows"]))
     lead = f"## What the bridges recover\n\n{rows}{_NOTE}"
     experiment = config["experiment"]
@@ -38,13 +48,26 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     if row["recovered"] is not None:
         low, high = row["ci"]
         share = [f"{row['recovered']:.0%}", f"{low:.0%} to {high:.0%}"]
-    seconds = row["fit_seconds"]
+    seconds, bare = row["fit_seconds"], row["untrained"]
     return [
         row["pair"],
         row["task"],
         row["metric"],
         *bounds,
         *share,
+        "–" if bare is None else f"{bare:.0%}",
         f"{row['bridge_parameters']:,}",
         "–" if seconds is None else f"{seconds:.0f}",
+        _hand_off(row["hand_off"]),
     ]
+
+
+def _hand_off(cost: Mapping[str, Any] | None) -> str:
+    if cost is None:
+        return "–"
+    bridge, own = (cost["seconds"][way] for way in ("bridge", "own_prefill"))
+    saved = 1 - cost["flops"]["bridge"] / cost["flops"]["own_prefill"]
+    return (
+        f"{cost['speedup']:.1f}x ({bridge['median'] * 1e3:.0f} ms for "
+        f"{own['median'] * 1e3:.0f} ms; {saved:.0%} of FLOPs saved)"
+    )

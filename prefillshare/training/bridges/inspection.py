@@ -19,6 +19,7 @@ from prefillshare.training.bridges.continuation import (
     recovered,
 )
 from prefillshare.training.bridges.ends import BridgeSettings, Ends, Say
+from prefillshare.training.bridges.hand_off import hand_off_cost
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,9 @@ def inspect(settings: BridgeSettings, say: Say, prompts: int = 8) -> dict[str, A
     """A saved bridge on test prompts.
 
     Returns `continuation`, losses by distance from a boundary in the prompts' middle,
-    beside own prefill and no context, and the share `recovered`; and `cosine`, the
-    attention-output cosine by layer, by query head and over all.
+    beside own prefill and no context, and the share `recovered`; `cosine`, the
+    attention-output cosine by layer, by query head and over all; and `hand_off`, what
+    bridging costs beside own prefill.
 
     Raises:
         IdentityError: the bridge joins other models.
@@ -78,7 +80,7 @@ def inspect(settings: BridgeSettings, say: Say, prompts: int = 8) -> dict[str, A
     bridge = load_bridge(settings.output, ends.ids)
     trial = try_out(ends, settings, bridge, prompts)
     say(trial.sentence)
-    return trial.figures()
+    return {**trial.figures(), "hand_off": hand_off_cost(ends, bridge)}
 
 
 def try_out(
