@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
 
 from prefillshare.bench.accuracy.experiment import run_accuracy
-from prefillshare.bench.accuracy.keys import chosen, chosen_task
 from prefillshare.bench.accuracy.run import Run
 from prefillshare.errors import PrefillShareError
 from prefillshare.evals.runner import Scores
 from prefillshare.tasks.toolcalls import ToolCalls
+from prefillshare.training.keys import chosen, chosen_task
 from prefillshare.training.settings import FREE_SETTINGS, CaseFiles, TrainSettings
 from tests.bench.test_accuracy import TUNED, settings_of
 
@@ -87,11 +88,14 @@ def test_a_key_says_what_was_chosen() -> None:
     assert chosen_task(task.model_copy(update={"seed": 1}))["seed"] == 1
     plain = TrainSettings(model=Path("a"), output=Path("b"), task=task)
     listed = plain.model_copy(update={"task": None, "tasks": [task]})
-    assert chosen(plain, FREE_SETTINGS) == {"tasks": [chosen_task(task)]}
-    assert chosen(listed, FREE_SETTINGS) == chosen(plain, FREE_SETTINGS)
-    other = chosen(
-        plain.model_copy(update={"steps": 7, "resume": False}), FREE_SETTINGS
-    )
+
+    def of(settings: TrainSettings) -> dict[str, Any]:
+        return chosen(settings, settings.every_task(), FREE_SETTINGS)
+
+    kept = of(plain)
+    assert kept == {"tasks": [chosen_task(task)]}
+    assert of(listed) == kept
+    other = of(plain.model_copy(update={"steps": 7, "resume": False}))
     assert other == {"tasks": [chosen_task(task)], "steps": 7}
 
 

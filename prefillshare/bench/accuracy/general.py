@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from prefillshare.bench.accuracy.keys import chosen_task, file_digest
 from prefillshare.bench.accuracy.modules import module_directory, tuning_key
 from prefillshare.bench.accuracy.settings import AccuracySettings, GeneralTests
 from prefillshare.evals.perplexity import file_perplexity
@@ -16,6 +15,7 @@ from prefillshare.evals.runner import evaluate
 from prefillshare.kv.identity import ModelId
 from prefillshare.models.loading import load_model, load_tokenizer, model_context_tokens
 from prefillshare.training.data import Tokenisation
+from prefillshare.training.keys import chosen_task, file_digest
 from prefillshare.training.schemes.one_row import Own
 from prefillshare.training.settings import build_task
 

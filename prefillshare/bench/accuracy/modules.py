@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from prefillshare.bench.accuracy.keys import chosen, digest
 from prefillshare.bench.accuracy.locks import alone
 from prefillshare.bench.accuracy.settings import AccuracySettings
 from prefillshare.errors import PrefillShareError
 from prefillshare.kv.identity import ModelId
 from prefillshare.report import progress
+from prefillshare.training.keys import chosen, digest
 from prefillshare.training.readable import prefill_trainer
 from prefillshare.training.settings import FREE_SETTINGS, PrefillSettings
 
@@ -22,7 +22,9 @@ def module_directory(tuning: PrefillSettings) -> Path:
 
 def tuning_key(tuning: PrefillSettings, base: str) -> str:
     """A digest of what a module depends on; `base` is the untuned model's identity."""
-    return digest({"base": base, "training": chosen(tuning, FREE_SETTINGS)})
+    return digest(
+        {"base": base, "training": chosen(tuning, tuning.tasks, FREE_SETTINGS)}
+    )
 
 
 def tune(settings: AccuracySettings, name: str, seed: int, model: Path) -> None:

@@ -12,17 +12,17 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from prefillshare.bench.accuracy.keys import chosen, digest
 from prefillshare.bench.accuracy.locks import alone
 from prefillshare.bench.accuracy.modules import module_directory, tune, tuning_key
 from prefillshare.bench.accuracy.run import Run
 from prefillshare.bench.accuracy.scoring import Cell, Scorer, cells
 from prefillshare.bench.accuracy.settings import AccuracySettings
 from prefillshare.kv.identity import ModelId
-from prefillshare.models.bridge.storage import bridge_digest
+from prefillshare.models.bridge.storage import bridge_origin
 from prefillshare.report import progress, say
 from prefillshare.runtime import environment
 from prefillshare.training.decoders import decoder_run
+from prefillshare.training.keys import chosen, digest
 from prefillshare.training.metrics import StepLog
 from prefillshare.training.settings import FREE_SETTINGS, TrainSettings
 from prefillshare.training.workshop import Workshop
@@ -60,11 +60,11 @@ def run_system(
 def _key(training: TrainSettings, base: str) -> str:
     """A digest of what the decoders depend on; models and bridges by their contents."""
     free = FREE_SETTINGS | {"decoder_model", "bridge"}
-    about = {"base": base, "training": chosen(training, free)}
+    about = {"base": base, "training": chosen(training, training.every_task(), free)}
     if training.decoder_model is not None:
         about["decoder_model"] = ModelId.from_directory(training.decoder_model).digest
     if training.bridge is not None:
-        about["bridge"] = bridge_digest(training.bridge)
+        about["bridge"] = bridge_origin(training.bridge)
     return digest(about)
 
 

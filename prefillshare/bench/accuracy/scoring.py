@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefillshare.bench.accuracy.keys import chosen_task, digest
 from prefillshare.bench.accuracy.settings import AccuracySettings, test_title
 from prefillshare.evals.answers import (
     Answers,
@@ -19,6 +18,7 @@ from prefillshare.evals.runner import Scores, evaluate
 from prefillshare.models.decoder import Decoder
 from prefillshare.training.data import Group
 from prefillshare.training.decoders import scheme_of
+from prefillshare.training.keys import chosen_task, digest
 from prefillshare.training.prefixes import PrefixStore
 from prefillshare.training.schemes.base import Scheme
 from prefillshare.training.settings import TaskSettings, TrainSettings, build_task

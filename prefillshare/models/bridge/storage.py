@@ -19,12 +19,18 @@ from prefillshare.models.bridge.rotary import Rotary
 
 SPEC_FILE = "bridge.json"
 WEIGHTS_FILE = "bridge.safetensors"
+_ORIGIN_FILE = "origin"
 # Two digests: of the prefill module, and of the model whose decoders read.
 Pair = tuple[ModelId, ModelId]
 
 
-def save_bridge(bridge: Bridge, directory: Path, pair: Pair) -> None:
+def save_bridge(
+    bridge: Bridge, directory: Path, pair: Pair, origin: str | None = None
+) -> None:
     """Write `bridge` between `pair`, source and target, into `directory`.
+
+    Args:
+        origin: a digest of what it was made from, for `bridge_origin`.
 
     Raises:
         CheckpointError: it could not be written; nothing half-written is left.
@@ -41,6 +47,8 @@ def save_bridge(bridge: Bridge, directory: Path, pair: Pair) -> None:
     with written_whole(directory, "bridge") as fresh:
         save_file({n: t.clone() for n, t in tensors.items()}, fresh / WEIGHTS_FILE)
         (fresh / SPEC_FILE).write_text(json.dumps(about, indent=2) + "\n")
+        if origin is not None:
+            (fresh / _ORIGIN_FILE).write_text(origin + "\n")
 
 
 def load_bridge(directory: Path, pair: Pair | None = None) -> Bridge:
@@ -73,6 +81,16 @@ def load_bridge(directory: Path, pair: Pair | None = None) -> Bridge:
             f"the bridge in {directory} cannot be read: {error}; fit it again"
         ) from error
     return bridge
+
+
+def bridge_origin(directory: Path) -> str:
+    """What a bridge was made from; where that is not known, the bridge itself.
+
+    Fitted again elsewhere, a bridge has other last bits and so another digest, but the
+    same origin.
+    """
+    path = directory / _ORIGIN_FILE
+    return path.read_text().strip() if path.exists() else bridge_digest(directory)
 
 
 def bridge_digest(directory: Path) -> str:

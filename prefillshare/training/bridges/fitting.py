@@ -16,6 +16,7 @@ from prefillshare.models.bridge.storage import save_bridge
 from prefillshare.models.prune import Pruned
 from prefillshare.training.bridges.ends import BridgeSettings, Ends, Say
 from prefillshare.training.bridges.inspection import Trial, try_out
+from prefillshare.training.keys import chosen, digest
 
 # Test prompts on which a bridge is tried before it is saved.
 _TRIED = 4
@@ -42,7 +43,7 @@ def fit(settings: BridgeSettings, say: Say) -> dict[str, Any]:
     wanted = settings.recovered
     if wanted is not None and (trial.recovered or 0.0) < wanted:
         raise _hopeless(trial, fitted, settings, wanted)
-    save_bridge(bridge, settings.output, ends.ids)
+    save_bridge(bridge, settings.output, ends.ids, _origin(ends, settings))
     say(f"saved {settings.output}: {bridge.parameter_count:,} parameters")
     return {
         "bridge": str(settings.output),
@@ -54,6 +55,12 @@ def fit(settings: BridgeSettings, say: Say) -> dict[str, Any]:
         "explained": {"keys": list(fitted.keys), "values": list(fitted.values)},
         "trial": trial.figures(),
     }
+
+
+def _origin(ends: Ends, settings: BridgeSettings) -> str:
+    free = ("model", "decoder_model", "output", "recovered")
+    fields = chosen(settings, settings.tasks, free)
+    return digest([[model_id.digest for model_id in ends.ids], fields])
 
 
 def _hopeless(

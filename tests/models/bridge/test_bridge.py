@@ -24,6 +24,7 @@ from prefillshare.models.bridge.rotary import Rotary, rotaries_of
 from prefillshare.models.bridge.spans import Alignment, align, identity
 from prefillshare.models.bridge.storage import (
     bridge_digest,
+    bridge_origin,
     load_bridge,
     save_bridge,
 )
@@ -185,6 +186,23 @@ def test_a_saved_bridge_is_the_same_and_knows_its_models(
     (tmp_path / "bridge" / "bridge.safetensors").write_bytes(b"1234")
     with pytest.raises(CheckpointError, match="fit it again"):
         load_bridge(tmp_path / "bridge", IDS)
+
+
+def test_a_bridge_fitted_again_has_the_origin_but_not_the_digest(
+    tmp_path: Path,
+) -> None:
+    pair = ModelId("a" * 64), ModelId("b" * 64)
+    for name, seed in (("first", 1), ("again", 2)):
+        torch.manual_seed(seed)
+        bridge = true_bridge()
+        for parameter in bridge.parameters():
+            parameter.data += 1e-7 * torch.randn_like(parameter)
+        save_bridge(bridge, tmp_path / name, pair, "made of these")
+    first, again = (tmp_path / name for name in ("first", "again"))
+    assert bridge_digest(first) != bridge_digest(again)
+    assert bridge_origin(first) == bridge_origin(again) == "made of these"
+    save_bridge(true_bridge(), tmp_path / "unknown", pair)
+    assert bridge_origin(tmp_path / "unknown") == bridge_digest(tmp_path / "unknown")
 
 
 def test_no_bridge_is_said_so(tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from prefillshare.training.settings import PrefillSettings, TaskSettings, TrainSettings
+from prefillshare.config import Config
+from prefillshare.training.settings import TaskSettings
 
 
 def digest(about: Any) -> str:
@@ -37,16 +38,11 @@ def chosen_task(task: TaskSettings) -> dict[str, Any]:
 
 
 def chosen(
-    settings: TrainSettings | PrefillSettings, free: frozenset[str]
+    settings: Config, tasks: Iterable[TaskSettings], free: Iterable[str]
 ) -> dict[str, Any]:
-    """What a training run sets otherwise than the defaults, but for the keys `free`."""
+    """What settings over `tasks` set otherwise than the defaults, but for `free`."""
     apart = {*free, "task", "tasks"}
     fields = settings.model_dump(mode="json", exclude_defaults=True, exclude=apart)
-    tasks = (
-        settings.every_task()
-        if isinstance(settings, TrainSettings)
-        else list(settings.tasks)
-    )
     return {**fields, "tasks": [chosen_task(each) for each in tasks]}
 
 
