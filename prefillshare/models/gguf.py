@@ -28,12 +28,14 @@ class PackagedModel:
         package: as PyPI names it.
         install: how to install it.
         locate: gives the GGUF file; the folder is for whatever has to be put together.
+        chat_template: for a base model, which comes with none.
     """
 
     name: str
     package: str
     install: str
     locate: Callable[[Path], Path]
+    chat_template: str | None = None
 
     def directory(self, cache: Path | None = None) -> Path:
         """The converted model's, made on first use.
@@ -52,7 +54,7 @@ class PackagedModel:
         fresh = Path(tempfile.mkdtemp(dir=folder, prefix=f".{self.name}-"))
         scratch = Path(tempfile.mkdtemp(dir=folder, prefix=f".{self.name}-gguf-"))
         try:
-            _convert(self.locate(scratch), fresh)
+            _convert(self.locate(scratch), fresh, self.chat_template)
             _publish(fresh, target)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
@@ -83,7 +85,7 @@ def _publish(fresh: Path, target: Path) -> None:
             raise
 
 
-def _convert(gguf: Path, target: Path) -> None:
+def _convert(gguf: Path, target: Path, chat_template: str | None) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         str(gguf.parent),
         gguf_file=gguf.name,
@@ -93,6 +95,7 @@ def _convert(gguf: Path, target: Path) -> None:
     )
     model.save_pretrained(target)
     tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    tokenizer.chat_template = tokenizer.chat_template or chat_template
     tokenizer.save_pretrained(target)
 
 
