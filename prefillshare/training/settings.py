@@ -36,6 +36,7 @@ class CaseFiles(Config):
     seed: int = 0
     with_context: bool = True
     format: Format = "line"
+    summaries: Path | None = None
 
     def task(self) -> CaseFileTask:
         """The task that these settings describe."""

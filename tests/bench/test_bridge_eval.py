@@ -11,8 +11,10 @@ import torch
 import yaml
 
 from prefillshare.bench.bridge.experiment import BridgeEvalSettings
+from prefillshare.bench.bridge.summaries import _REQUEST, Summariser
 from prefillshare.cli import main
 from prefillshare.evals.recovery import recovery
+from prefillshare.models.loading import load_model, load_tokenizer
 from prefillshare.models.tiny import save_tiny_model
 from tests.words import word_tokenizer
 
@@ -29,6 +31,7 @@ def test_rows_lie_between_own_prefill_and_no_context(
     word_tokenizer().save_pretrained(target)
     bridge, fitted = tmp_path / "bridge", tmp_path / "fitted.json"
     inspected = tmp_path / "inspected.json"
+    summaries = tmp_path / "kept" / "summaries.json"
     fit: dict[str, Any] = {"model": tiny_directory, "decoder_model": target}
     fit |= {"output": bridge}
     fit |= {
@@ -63,6 +66,10 @@ def test_rows_lie_between_own_prefill_and_no_context(
             "own": {"train": {"prefill": "own"}},
             "bridged": {"train": shared},
             "floor": {"train": {"prefill": "own"}, "task": {"with_context": False}},
+            "text": {
+                "train": {"prefill": "own"},
+                "task": {"summaries": str(summaries)},
+            },
         },
     }
     pair = {"name": "tiny", "own": "own", "bridged": "bridged", "no_context": "floor"}
@@ -71,8 +78,10 @@ def test_rows_lie_between_own_prefill_and_no_context(
     for key, value in fit.items():
         arguments += ["--set", f"{key}={value}"]
     assert main(arguments) == 0
+    pair["text"] = "text"
     pairs = [{**pair, "fitted": str(fitted), "inspected": str(inspected)}]
-    config.write_text(yaml.safe_dump({"experiment": experiment, "pairs": pairs}))
+    about = {"experiment": experiment, "pairs": pairs, "summary_tokens": 3}
+    config.write_text(yaml.safe_dump(about))
     arguments = ["bridge", "eval", "--config", str(config), "--page", str(page)]
     assert main([*arguments, "--json", str(out)]) == 0
     results = json.loads(out.read_text())["results"]
@@ -82,6 +91,12 @@ def test_rows_lie_between_own_prefill_and_no_context(
     for key, system in (("own_prefill", "own"), ("no_context", "floor")):
         figures = results["systems"][system][test]
         assert rows["nll"][key] == pytest.approx(figures["nll"]["mean"])
+    # Two case files to train on and four to test were summed up, each once.
+    written = json.loads(summaries.read_text())
+    assert len(written) == 6
+    handed = results["systems"]["text"][test]["nll"]["mean"]
+    assert rows["nll"]["text_hand_off"] == pytest.approx(handed)
+    assert handed != pytest.approx(rows["nll"]["own_prefill"])
     figures = json.loads(fitted.read_text())["results"]
     for name in ("bridge_parameters", "fit_seconds"):
         assert rows["nll"][name] == figures[name]
@@ -103,6 +118,22 @@ def _recovered(output: Path) -> float | None:
     own, bridged, floor = losses
     share = recovery(own, bridged, floor, [0, 0, 1, 1, 2, 2, 3, 3]).share
     return None if share is None else share.mean
+
+
+def test_a_summary_is_what_the_module_says_of_a_context(tiny_directory: Path) -> None:
+    tokenizer = load_tokenizer(tiny_directory)
+    model: Any = load_model(tiny_directory, torch.float32)
+    written = Summariser(tiny_directory, 12).write("order 417: lamp, Lyon")
+    messages = [
+        {"role": "system", "content": "order 417: lamp, Lyon"},
+        {"role": "user", "content": _REQUEST},
+    ]
+    text = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True
+    )
+    ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])
+    said = model.generate(ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :]
+    assert written == tokenizer.decode(said, skip_special_tokens=True).strip()
 
 
 def test_a_pair_names_systems_that_there_are() -> None:

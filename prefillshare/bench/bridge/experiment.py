@@ -7,11 +7,12 @@ models which share of own prefill's gain the bridge recovers.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from prefillshare.bench.accuracy.experiment import (
     Finals,
@@ -20,6 +21,7 @@ from prefillshare.bench.accuracy.experiment import (
     results_of,
 )
 from prefillshare.bench.accuracy.settings import AccuracySettings
+from prefillshare.bench.bridge.summaries import write_missing_summaries
 from prefillshare.config import Config
 from prefillshare.errors import ConfigError
 from prefillshare.evals.recovery import Recovery, recovery
@@ -37,6 +39,8 @@ class BridgePair(Config):
         bridged, own, no_context: systems of the experiment: decoders on the bridged
             cache, on their own (the upper bound), and trained and asked without the
             context (the lower bound).
+        text: a system whose task has `summaries`: the hand-off of a text instead, which
+            the prefill module writes as far as it is missing.
         fitted, inspected: the figures that `prefillshare bridge fit --json` and
             `bridge inspect --json` wrote.
     """
@@ -45,21 +49,26 @@ class BridgePair(Config):
     bridged: str
     own: str
     no_context: str
+    text: str | None = None
     fitted: Path | None = None
     inspected: Path | None = None
 
 
 class BridgeEvalSettings(Config):
-    """An accuracy experiment, and which of its systems bracket which."""
+    """An accuracy experiment, and which of its systems bracket which.
+
+    `summary_tokens` bounds each summary of a text hand-off.
+    """
 
     experiment: AccuracySettings
     pairs: list[BridgePair]
+    summary_tokens: int = Field(128, ge=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         for pair in self.pairs:
-            for name in (pair.bridged, pair.own, pair.no_context):
-                if name not in self.experiment.systems:
+            for name in (pair.bridged, pair.own, pair.no_context, pair.text):
+                if name is not None and name not in self.experiment.systems:
                     raise ValueError(
                         f"pair {pair.name!r} names {name}, which is none of "
                         f"{', '.join(self.experiment.systems)}"
@@ -74,6 +83,7 @@ def run_bridge_eval(settings: BridgeEvalSettings, model: Path) -> dict[str, Any]
         ConfigError: a file of fit figures cannot be read.
     """
     experiment = settings.experiment
+    write_missing_summaries(experiment, model, settings.summary_tokens)
     fits = {pair.name: _measured(pair) for pair in settings.pairs}
     runs, missing = make_runs(experiment, model)
     finals = finals_of(experiment, runs)
@@ -100,7 +110,19 @@ def _rows(pair: BridgePair, finals: Finals) -> Iterator[dict[str, Any]]:
                 [getattr(scores[seed], field) for seed in seeds] for scores in by_seed
             )
             found = recovery(own, bridged, floor, clusters)
-            yield {"pair": pair.name, "task": test, "metric": metric, **_row(found)}
+            text = _mean(finals, pair.text, test, seeds, field)
+            facts = {"pair": pair.name, "task": test, "metric": metric}
+            yield {**facts, **_row(found), "text_hand_off": text}
+
+
+def _mean(
+    finals: Finals, system: str | None, test: str, seeds: Sequence[int], field: str
+) -> float | None:
+    """Over the seeds that all sides have; None if the system was not run with them."""
+    scores = finals.get(system, {}).get(test, {}) if system is not None else {}
+    if not set(seeds) <= set(scores):
+        return None
+    return fmean(fmean(getattr(scores[seed], field)) for seed in seeds)
 
 
 def _row(found: Recovery) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from prefillshare.bench.markdown import table
 _NOTE = (
     "\nRecovered: (bridged - no context) / (own prefill - no context), with its 95 % "
     "interval over seeds and contexts; a dash where own prefill gains nothing certain "
-    "over no context. Untrained: the same share of a continuation's loss, within 64 "
+    "over no context. Text: own prefill of a summary that the prefill module wrote. "
+    "Untrained: the same share of a continuation's loss, within 64 "
     "tokens of the boundary, for the decoder's model as it comes. Hand-off: bridging "
     "1,000 tokens against the decoder's own prefill of them, and the FLOPs of the "
     "weights that it saves.\n"
@@ -26,7 +27,7 @@ def bridge_page(
     note: str = "",
 ) -> str:
     """What each bridge recovers, and below it the whole accuracy experiment."""
-    columns = ["pair", "task", "metric", "own prefill", "bridged", "no context"]
+    columns = ["pair", "task", "metric", "own prefill", "bridged", "no context", "text"]
     columns += [
         "recovered",
         "95 %",
@@ -44,6 +45,8 @@ def bridge_page(
 def _cells(row: Mapping[str, Any]) -> list[str]:
     form = "{:.1%}" if row["metric"] == "exact_match" else "{:.3f}"
     bounds = [form.format(row[key]) for key in ("own_prefill", "bridged", "no_context")]
+    text = row["text_hand_off"]
+    bounds.append("–" if text is None else form.format(text))
     share = ["–", "–"]
     if row["recovered"] is not None:
         low, high = row["ci"]

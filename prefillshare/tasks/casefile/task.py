@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from prefillshare.errors import DataError
 from prefillshare.tasks.base import Marks, Sample, Split, Unit
@@ -11,6 +12,7 @@ from prefillshare.tasks.casefile.agents import Agent, agent_named
 from prefillshare.tasks.casefile.chains import default_depths, turns
 from prefillshare.tasks.casefile.formats import Format
 from prefillshare.tasks.casefile.generate import Case, generate
+from prefillshare.tasks.casefile.summaries import summary_of
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class CaseFileTask:
     that contexts differ in length. Hand-off depths are taken in turn from `depths`,
     by default `default_depths`. Tasks that differ in nothing but the agent have the
     same contexts. The judge's samples come in pairs, one behind the other, whose
-    `facts` name the `pair` and what `chains.Turn` says.
+    `facts` name the `pair` and what `chains.Turn` says. With `summaries`, a file, the
+    summary of each case file is shown in its place.
 
     Raises:
         DataError: there is no such agent or format, or no depth.
@@ -36,6 +39,7 @@ class CaseFileTask:
     seed: int = 0
     with_context: bool = True
     format: Format = "line"
+    summaries: Path | None = None
 
     def __post_init__(self) -> None:
         agent_named(self.agent).over(self.format)
@@ -73,7 +77,7 @@ class CaseFileTask:
 
     def case(self, split: Split, index: int) -> Case:
         """The case file of unit `index`."""
-        return generate(
+        case = generate(
             split,
             self.seed + index,
             records=self._records(index),
@@ -81,6 +85,9 @@ class CaseFileTask:
             with_context=self.with_context,
             format=self.format,
         )
+        if self.summaries is None:
+            return case
+        return replace(case, context=summary_of(case.context, self.summaries))
 
     def _records(self, index: int) -> int:
         extra = (self.records_max or self.records) - self.records
@@ -93,7 +100,8 @@ class CaseFileTask:
         for i, question in enumerate(case.questions):
             depth = self._depths[i % len(self._depths)]
             pair = f"{self.seed + index}/{question.record.number}"
-            start = question.fact_start if self.with_context else None
+            shown = self.with_context and self.summaries is None
+            start = question.fact_start if shown else None
             samples += [
                 Sample(
                     turn.messages,
