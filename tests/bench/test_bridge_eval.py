@@ -133,7 +133,7 @@ def test_a_summary_is_what_the_module_says_of_a_context(tiny_directory: Path) ->
     )
     ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])
     said = model.generate(ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :]
-    assert written == tokenizer.decode(said, skip_special_tokens=True).strip()
+    assert written == str(tokenizer.decode(said, skip_special_tokens=True)).strip()
 
 
 def test_a_pair_names_systems_that_there_are() -> None:
