@@ -102,7 +102,9 @@ def _tuples(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _rounded(value: Any) -> Any:
     if isinstance(value, float):
-        return float(f"{value:.6g}")
+        short = float(f"{value:.6g}")
+        # Thousands of examples are right or wrong: 1 and 0 do.
+        return int(short) if short.is_integer() else short
     if isinstance(value, Mapping):
         return {key: _rounded(each) for key, each in value.items()}
     return [_rounded(x) for x in value] if isinstance(value, list | tuple) else value
