@@ -81,13 +81,20 @@ def _prune(directory: Path, source: Path, wanted: argparse.Namespace) -> Report 
         raise ConfigError("--prune keeps everything; say what to keep: --layers, --ffn")
     if directory.exists() or directory.is_symlink():
         raise _taken(directory)
-    text = wanted.text.read_text(encoding="utf-8") if wanted.text else ""
+    text = _read(wanted.text) if wanted.text else ""
     kept = prune(source, directory, layers=layers, ffn=ffn, text=text)
     say(
         f"{directory}: {len(kept.layers)} layers of {source}, numbers "
         f"{', '.join(map(str, kept.layers))}, with {kept.ffn} feed-forward neurons each"
     )
     return None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--text {path} cannot be read: {error}") from error
 
 
 def _link(options: Options) -> Report | None:

@@ -18,7 +18,6 @@ from prefillshare.evals.likelihood import SharedCacheScorer
 from prefillshare.evals.statistics import crossed_interval
 from prefillshare.models.decoder import Decoder
 from prefillshare.models.prefill import PrefillModule
-from prefillshare.models.prompt import lay_out
 from prefillshare.tasks.base import Sample, Task, Unit
 from prefillshare.training.data import Tokenisation
 from prefillshare.training.padded import OneByOne
@@ -91,7 +90,7 @@ def generate_answers(
         for sample in unit:
             wanted = _wanted(tokenisation, sample, max_tokens)
             cache = caches.cache(wanted.prefilled)
-            texts.append(generate_text(decoder, tokenisation.tokenizer, cache, wanted))
+            texts.append(generate_text(decoder, tokenisation.answering, cache, wanted))
         if on_unit is not None:
             on_unit(len(unit))
     return texts
@@ -148,9 +147,7 @@ def _figures(values: Sequence[Sequence[float]], units: Sequence[int]) -> dict[st
 
 def _wanted(tokenisation: Tokenisation, sample: Sample, max_tokens: int) -> Generation:
     """What is generated for `sample`: the prompt that training lays out, no answer."""
-    prompt = lay_out(
-        tokenisation.tokenizer, sample.messages, sample.suffix, tokenisation.boundary
-    )
+    prompt = tokenisation.prompt(sample)
     prefilled = prompt.token_ids[: prompt.boundary]
-    room = tokenisation.max_tokens - len(prompt.token_ids)
+    room = tokenisation.max_tokens - prompt.longest
     return Generation(prefilled, prompt.remainder, (), min(max_tokens, room))

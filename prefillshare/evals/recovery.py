@@ -30,7 +30,12 @@ class Recovery:
 
 
 def recovery(
-    own: Scores, bridged: Scores, floor: Scores, clusters: Sequence[int] | None = None
+    own: Scores,
+    bridged: Scores,
+    floor: Scores,
+    clusters: Sequence[int] | None = None,
+    *,
+    losses: bool,
 ) -> Recovery:
     """`(bridged - floor) / (own - floor)`, of scores or of losses, paired by example.
 
@@ -40,6 +45,7 @@ def recovery(
     Args:
         own, bridged, floor: `[seed][example]`, the same examples in the same order.
         clusters: which examples belong together.
+        losses: whether less is better.
 
     Raises:
         DataError: fewer than two clusters, or rows of different lengths.
@@ -48,7 +54,8 @@ def recovery(
     means = (float(a.mean()), float(b.mean()), float(c.mean()))
     gain, got = a - c, b - c
     whole = crossed_interval(gain.tolist(), clusters)
-    if whole.low <= 0 <= whole.high or whole.mean == 0:
+    certain = whole.high < 0 if losses else whole.low > 0
+    if not certain:
         return Recovery(*means, None)
     share = float(got.mean() / gain.mean())
     linear = share + (got - share * gain) / gain.mean()

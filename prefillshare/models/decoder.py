@@ -64,6 +64,13 @@ class Decoder:
         return cls(model, record)
 
     @classmethod
+    def bare(cls, base: PreTrainedModel, record: DecoderRecord, bridge: Bridge) -> Self:
+        """A decoder whose weights stay those of `base`: it learns `bridge` alone."""
+        model = freeze(share_weights(base))
+        attach_bridge(model, bridge)
+        return cls(model, replace(record, bare=True))
+
+    @classmethod
     def load(
         cls,
         directory: Path,
@@ -92,7 +99,10 @@ class Decoder:
         record = DecoderRecord.load(directory)
         record.require_base(base_id)
         record.require_weights(weights_id)
-        model = cls._load_model(directory, base, invocation)
+        if record.bare:
+            model = freeze(share_weights(base))
+        else:
+            model = cls._load_model(directory, base, invocation)
         bridge = load_decoder_bridge(directory, record)
         if bridge is not None:
             attach_bridge(model, freeze(bridge.to(base.device)))
@@ -134,13 +144,17 @@ class Decoder:
         """
         with written_whole(directory, "decoder") as fresh:
             record = self._save_bridge(fresh)
-            with _adapter_on_everywhere(self.model), _without_bridge(self.model):
-                self.model.save_pretrained(str(fresh))
-            _name_base(fresh, hub_id(Path(self.model.name_or_path)))
-            # PEFT's model card is an empty form.
-            (fresh / "README.md").unlink(missing_ok=True)
+            if not record.bare:
+                self._save_weights(fresh)
             text = json.dumps(asdict(record), indent=2)
             (fresh / RECORD_FILE).write_text(text + "\n")
+
+    def _save_weights(self, directory: Path) -> None:
+        with _adapter_on_everywhere(self.model), _without_bridge(self.model):
+            self.model.save_pretrained(str(directory))
+        _name_base(directory, hub_id(Path(self.model.name_or_path)))
+        # PEFT's model card is an empty form.
+        (directory / "README.md").unlink(missing_ok=True)
 
     def _save_bridge(self, directory: Path) -> DecoderRecord:
         """Write the bridge, if there is one; returns the record that names it."""

@@ -95,8 +95,8 @@ def prune(
     model = load_model(source, torch.float32)
     stack = _layers(model)
     width = int(model.config.intermediate_size)
-    kept = evenly(layers or len(stack), len(stack))
-    wide = ffn or width
+    kept = evenly(len(stack) if layers is None else layers, len(stack))
+    wide = width if ffn is None else ffn
     if not 1 <= wide <= width:
         raise UnsupportedModelError(
             f"{wide} of {width} feed-forward neurons cannot be kept; name 1 to {width}"

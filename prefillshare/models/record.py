@@ -29,6 +29,7 @@ class DecoderRecord:
         weights_id: digest of the model that its weights started from, if that is
             another than the prefill module.
         bridge: digest of what maps the prefill module's cache for it, if anything does.
+        bare: it learned its bridge alone; its weights are those it started from.
     """
 
     name: str
@@ -39,6 +40,7 @@ class DecoderRecord:
     kv_formats: tuple[dict[str, Any], ...] = field(default=())
     weights_id: str | None = None
     bridge: str | None = None
+    bare: bool = False
 
     @classmethod
     def load(cls, directory: Path) -> Self:

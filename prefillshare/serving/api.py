@@ -145,7 +145,10 @@ def _event(body: dict[str, Any]) -> str:
 
 def _usage(generation: Generation) -> dict[str, Any]:
     prompt = len(generation.prompt.token_ids)
-    return usage(prompt, generation.completion_tokens, generation.cached_tokens)
+    # The prefill module counts tokens of its own: of those, the same share of these.
+    share = generation.prompt.boundary / len(generation.errand.token_ids)
+    cached = int(generation.cached_tokens * share)
+    return usage(prompt, generation.completion_tokens, cached)
 
 
 def _error(error: PrefillShareError) -> tuple[int, dict[str, Any]]:

@@ -90,6 +90,20 @@ class DecodeRequest(Message):
     temperature: float = 0.0
     seed: int | None = None
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.boundary >= len(self.token_ids):
+            raise ValueError(
+                f"the boundary {self.boundary} leaves none of {len(self.token_ids)} "
+                "tokens to the decoder"
+            )
+        if self.bridge is not None and self.bridge.tokens != self.boundary:
+            raise ValueError(
+                f"the bridged cache would have {self.bridge.tokens} tokens, but the "
+                f"boundary is at {self.boundary}"
+            )
+        return self
+
 
 class DecodeFigures(Message):
     """`computed_tokens` are the prompt positions that the decoder computed itself."""

@@ -33,6 +33,11 @@ class Outbox:
         self._hand_off = hand_off
         self.staging = Staging(hand_off.layout, form, blocks, "decode_blocks")
 
+    @property
+    def held_blocks(self) -> int:
+        """Of caches that wait to be fetched."""
+        return self.staging.pool.num_blocks - self.staging.pool.free_blocks
+
     def hold(self, cache: KVCache, order: BridgeOrder, cached_tokens: int) -> Held:
         """Bridge `cache` and hold what comes of it.
 

@@ -94,6 +94,7 @@ class PrefillWorker:
             **vars(self.engine.counters),
             "free_blocks": pool.free_blocks,
             "indexed_blocks": len(self.engine.index),
+            "bridged_blocks": sum(x.held_blocks for x in self.outboxes.values()),
             "bytes_sent": self.exporter.bytes_sent,
         }
 

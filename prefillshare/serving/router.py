@@ -21,6 +21,7 @@ from prefillshare.errors import (
 from prefillshare.kv.identity import ModelId
 from prefillshare.models.loading import load_tokenizer
 from prefillshare.models.prompt import Prompt
+from prefillshare.serving.bridging import weights_of
 from prefillshare.serving.client import WorkerClient
 from prefillshare.serving.lanes import Lane
 from prefillshare.serving.messages import (
@@ -107,8 +108,10 @@ class Router:
         self.model_id = ModelId.from_directory(settings.model)
         template = load_tokenizer(settings.model)
         self.lanes = {d.name: Lane(settings, d, template) for d in settings.decoders}
-        for lane in self.lanes.values():
-            lane.record.require_base(self.model_id)
+        for decoder in settings.decoders:
+            record = self.lanes[decoder.name].record
+            record.require_base(self.model_id)
+            weights_of(decoder, record)
         timeout = httpx.Timeout(settings.request_timeout, connect=5.0)
         self.prefiller = WorkerClient("prefill worker", settings.prefill_url, timeout)
         self.decoders = {

@@ -71,7 +71,7 @@ def write_decoder_card(
     module = ModelId(record.model_id).short
     about = [
         f"# {record.name}: a decoder on prefill module {module}",
-        _PREFILLS[record.prefill].format(id=record.model_id),
+        _PREFILLS[record.prefill].format(id=_whose(record)),
         *_other_weights(record),
         _table(_reading(record)),
         *_loading(record, settings.dtype, adapter=adapter),
@@ -124,6 +124,12 @@ def _metadata(library: str, kind: str, settings: RunSettings) -> ModelCardData:
     )
 
 
+def _whose(record: DecoderRecord) -> str:
+    """The model that reads the prompt."""
+    own = record.prefill == "own" and record.weights_id
+    return own or record.model_id
+
+
 def _other_weights(record: DecoderRecord) -> list[str]:
     if record.weights_id is None:
         return []
@@ -131,7 +137,7 @@ def _other_weights(record: DecoderRecord) -> list[str]:
     shared = through if record.prefill == "shared" else ""
     about = (
         f"Its weights started from another model, `{record.weights_id}`{shared}. The "
-        "prefill module's template writes its prompts; its tokens are its own."
+        "prefill module's template writes its prompts, in its own tokenizer's tokens."
     )
     return [about]
 

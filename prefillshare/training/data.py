@@ -108,12 +108,12 @@ class Tokenisation:
         return tuple(examples)
 
     def _example(self, sample: Sample, ends: dict[str, list[int]]) -> Example:
-        prompt = self._prompt(sample)
+        prompt = self.prompt(sample)
         response = self._response(sample)
-        total = len(prompt.token_ids) + len(response)
+        total = prompt.longest + len(response)
         if total > self.max_tokens:
             raise DataError(
-                f"it has {total} tokens (prompt {len(prompt.token_ids)}, response "
+                f"it has {total} tokens (prompt {prompt.longest}, response "
                 f"{sample.answer[:40]!r}… {len(response)}), but the model's context is "
                 f"{self.max_tokens}; drop it, shorten its context, or take a model "
                 "with a longer one"
@@ -129,7 +129,12 @@ class Tokenisation:
         fields = token_fields(self.answering, sample.answer)
         return Example(prompt, response, distance, sample.depth, fields)
 
-    def _prompt(self, sample: Sample) -> Prompt:
+    def prompt(self, sample: Sample) -> Prompt:
+        """A sample's prompt, laid out as serving does.
+
+        Raises:
+            DataError: it cannot be.
+        """
         asked = (sample.messages, sample.suffix, self.boundary)
         if self.decoder is None:
             return lay_out(self.tokenizer, *asked)

@@ -13,6 +13,7 @@ from prefillshare.errors import (
     PrefillShareError,
     UnsupportedModelError,
 )
+from prefillshare.models.bridge.storage import bridge_origin
 from prefillshare.models.record import DecoderRecord
 from prefillshare.training.card import write_decoder_card
 from prefillshare.training.data import Example
@@ -78,11 +79,19 @@ class DecoderExperiment:
         """Examples one by one, and layers by themselves, need whole models."""
         if needs_one_by_one(self.base.config):
             return f"{self.settings.model} has recurrent layers"
+        if self.settings.bridge is not None:
+            return "`bridge` is set, which is read outside the decoder's layers"
         return "`prefill: recompute` is set" if self.settings.recompute else None
 
     def identity(self) -> dict[str, Any]:
-        """The base by its digest."""
-        return {"model": self.workshop.model_id.digest}
+        """The models by their digests, and the bridge by what it was made of."""
+        shop, bridge = self.workshop, self.settings.bridge
+        about: dict[str, Any] = {"model": shop.model_id.digest}
+        if shop.weights_id is not None:
+            about["decoder_model"] = shop.weights_id.digest
+        if bridge is not None:
+            about["bridge"] = bridge_origin(bridge)
+        return about
 
     def losses(self, examples: Sequence[Sequence[Example]]) -> Iterator[Loss]:
         """One prefill for all decoders, then each decoder's loss."""
@@ -121,7 +130,9 @@ class DecoderExperiment:
             if not directory.exists():
                 continue
             there, here = vars(DecoderRecord.load(directory)), vars(decoder.record)
-            other = [k for k in here if k != "kv_formats" and there[k] != here[k]]
+            # A bridge is trained with its decoder: no two runs have the same.
+            free = ("kv_formats", "bridge")
+            other = [k for k in here if k not in free and there[k] != here[k]]
             if other:
                 raise PrefillShareError(
                     f"{directory} holds a decoder whose {', '.join(other)} differ "

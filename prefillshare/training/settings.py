@@ -146,7 +146,8 @@ class TrainSettings(RunSettings):
 
     `decoder_model` is another model whose weights the decoders start from, with its
     own tokenizer; on the shared prefill they read through `bridge`, which
-    `prefillshare bridge fit` made and which they learn too.
+    `prefillshare bridge fit` made and which they learn too; with `bridge_alone`,
+    nothing else is learned.
     """
 
     task: TaskSettings | None = None
@@ -156,6 +157,7 @@ class TrainSettings(RunSettings):
     recompute: tuple[int, int] | None = None
     decoder_model: Path | None = None
     bridge: Path | None = None
+    bridge_alone: bool = False
     path: Literal["cached", "one_pass"] = "cached"
 
     @model_validator(mode="after")
@@ -182,6 +184,8 @@ class TrainSettings(RunSettings):
                 "`bridge` goes together with `decoder_model` and `prefill: shared`: it "
                 "maps the prefill module's cache for another model"
             )
+        if self.bridge_alone and self.bridge is None:
+            raise ValueError("`bridge_alone` goes with `bridge`; name the bridge")
         if other and (self.prefill not in ("own", "shared") or self.path != "cached"):
             raise ValueError(
                 f"`decoder_model` goes with `prefill: own` or `shared` and `path: "

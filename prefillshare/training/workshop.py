@@ -88,6 +88,9 @@ class Workshop:
             kv_formats=(KVFormat(settings.dtype).to_dict(),),
             weights_id=self.weights_id.digest if self.weights_id else None,
         )
+        bridge = self._bridge()
+        if bridge is not None and getattr(settings, "bridge_alone", False):
+            return Decoder.bare(self.weights, record, bridge)
         adapter = None
         if settings.method == "lora":
             lora = settings.lora
@@ -101,7 +104,7 @@ class Workshop:
                 # The offsets are given with every pass: any token enables them.
                 alora_invocation_tokens=[0] if activated else None,
             )
-        return Decoder.create(self.weights, record, adapter, self._bridge())
+        return Decoder.create(self.weights, record, adapter, bridge)
 
     def _bridge(self) -> Bridge | None:
         directory: Path | None = getattr(self.settings, "bridge", None)

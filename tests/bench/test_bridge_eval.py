@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from prefillshare.bench.accuracy.experiment import DISTANCES
 from prefillshare.bench.bridge.experiment import BridgeEvalSettings
 from prefillshare.bench.bridge.summaries import _REQUEST, Summariser
 from prefillshare.cli import main
@@ -39,6 +41,7 @@ def test_rows_lie_between_own_prefill_and_no_context(
         "layers": 1,
         # Random models gain nothing from any context.
         "recovered": "null",
+        "share": "null",
         "tasks": json.dumps([{**CASES, "contexts": 4}]),
     }
     arguments = ["bridge", "fit", "--json", str(fitted)]
@@ -85,15 +88,16 @@ def test_rows_lie_between_own_prefill_and_no_context(
     arguments = ["bridge", "eval", "--config", str(config), "--page", str(page)]
     assert main([*arguments, "--json", str(out)]) == 0
     results = json.loads(out.read_text())["results"]
-    rows = {row["metric"]: row for row in results["rows"]}
+    rows = {row["metric"]: row for row in results["rows"] if row["distance"] is None}
     assert set(rows) == {"exact_match", "nll"}
     (test,) = results["systems"]["own"]
-    for key, system in (("own_prefill", "own"), ("no_context", "floor")):
+    sides = {"own_prefill": "own", "bridged": "bridged", "no_context": "floor"}
+    for key, system in sides.items():
         figures = results["systems"][system][test]
         assert rows["nll"][key] == pytest.approx(figures["nll"]["mean"])
     # Two case files to train on and four to test were summed up, each once.
     written = json.loads(summaries.read_text())
-    assert len(written) == 6
+    assert len(written["texts"]) == 6 and written["writer"]["tokens"] == 3
     handed = results["systems"]["text"][test]["nll"]["mean"]
     assert rows["nll"]["text_hand_off"] == pytest.approx(handed)
     assert handed != pytest.approx(rows["nll"]["own_prefill"])
@@ -101,6 +105,11 @@ def test_rows_lie_between_own_prefill_and_no_context(
     for name in ("bridge_parameters", "fit_seconds"):
         assert rows["nll"][name] == figures[name]
     assert rows["nll"]["recovered"] == pytest.approx(_recovered(tmp_path / "runs"))
+    # Facts near the boundary and far from it have rows of their own.
+    near = [row for row in results["rows"] if row["distance"] is not None]
+    assert near and all(row["text_hand_off"] is None for row in near)
+    stretches = {tuple(row["distance"]) for row in near}
+    assert len(stretches) > 1 and stretches <= set(pairwise(DISTANCES))
     text = page.read_text()
     assert f"| {rows['nll']['bridged']:.3f} |" in text
     cost = json.loads(inspected.read_text())["results"]["hand_off"]
@@ -116,7 +125,8 @@ def _recovered(output: Path) -> float | None:
         (scores,) = run["finals"].values()
         losses.append([scores["nll"]])
     own, bridged, floor = losses
-    share = recovery(own, bridged, floor, [0, 0, 1, 1, 2, 2, 3, 3]).share
+    clusters = [0, 0, 1, 1, 2, 2, 3, 3]
+    share = recovery(own, bridged, floor, clusters, losses=True).share
     return None if share is None else share.mean
 
 

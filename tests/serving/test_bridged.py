@@ -16,6 +16,7 @@ from peft import LoraConfig
 from transformers import PreTrainedModel
 
 from prefillshare.errors import IdentityError
+from prefillshare.kv.cache import KVCache
 from prefillshare.kv.identity import ModelId
 from prefillshare.kv.layout import KVFormat, KVLayout
 from prefillshare.models.bridge.bridge import Bridge, BridgeSpec, CacheShape
@@ -30,8 +31,14 @@ from prefillshare.models.record import DecoderRecord, Prefill
 from prefillshare.models.tiny import save_tiny_model, tiny_tokenizer
 from prefillshare.serving.decode import DecodeWorker
 from prefillshare.serving.launcher import Cluster
-from prefillshare.serving.messages import BridgeOrder, PrefillRequest
+from prefillshare.serving.messages import (
+    BridgeOrder,
+    DecodeRequest,
+    PrefillReply,
+    PrefillRequest,
+)
 from prefillshare.serving.prefill import PrefillWorker
+from prefillshare.serving.router import Router
 from prefillshare.serving.settings import DecoderSettings, ServeSettings
 from tests.serving.service import LIMIT, MESSAGES, serve_settings
 from tests.words import word_tokenizer
@@ -192,8 +199,16 @@ def test_one_prefill_serves_them_all_and_fewer_bytes_move(
 ) -> None:
     form = stage.settings.kv_format
     with openai.OpenAI(base_url=f"{running.url}/v1", api_key="none") as client:
-        for name in ("shipping", "wide", "half", "words"):
-            client.chat.completions.create(model=name, messages=MESSAGES, max_tokens=2)
+        for i, name in enumerate(("shipping", "wide", "half", "words")):
+            answer = client.chat.completions.create(
+                model=name, messages=MESSAGES, max_tokens=2
+            )
+            usage = answer.usage
+            assert usage is not None and usage.prompt_tokens_details is not None
+            cached = usage.prompt_tokens_details.cached_tokens or 0
+            # Blocks of the context and the request are there after the first of them.
+            assert cached <= usage.prompt_tokens
+            assert i == 0 or cached > 0.6 * usage.prompt_tokens
     stats = httpx.get(f"{running.url}/stats").json()
     for other in OTHERS:
         worker = stats["decoders"][other.name]
@@ -203,6 +218,7 @@ def test_one_prefill_serves_them_all_and_fewer_bytes_move(
     prefill = stats["prefill"]
     held = stage.settings.prefill_blocks - prefill["free_blocks"]
     assert held == prefill["indexed_blocks"]
+    assert prefill["bridged_blocks"] == 0
 
 
 def bytes_of(stage: Stage, other: Other, form: KVFormat) -> int:
@@ -264,8 +280,51 @@ def test_an_inconsistent_order_is_refused(fields: dict[str, Any]) -> None:
 def test_a_decode_worker_wants_its_own_bridges_caches(stage: Stage) -> None:
     worker = DecodeWorker(stage.settings, "half")
     try:
-        assert worker.hand_off is not None
-        assert set(worker.inboxes) == {worker.base_id, worker.hand_off.made_id}
-        assert worker.hand_off.made_id != worker.base_id
+        hand_off = worker.hand_off
+        assert hand_off is not None
+        assert set(worker.inboxes) == {worker.base_id, hand_off.made_id}
+        own = BridgeOrder(bridge=hand_off.digest, source_tokens=3, tokens=3)
+        offered = {"ticket": {}, "tokens": 3, "cached_tokens": 0, "kv_format": {}}
+        for made_by, order, said in (
+            # Of the module, with nobody to bridge it; bridged, and to be bridged again.
+            (worker.base_id, None, "neither bridged nor to be bridged"),
+            (hand_off.made_id, own, "neither bridged nor to be bridged"),
+            (ModelId("c" * 64), None, "the offered cache is of cccccccccccc"),
+        ):
+            reply = PrefillReply(model_id=made_by.digest, **offered)
+            request = DecodeRequest(
+                request_id="r",
+                token_ids=[5, 6, 7, 8],
+                boundary=3,
+                prefill=reply,
+                bridge=order,
+                max_tokens=1,
+                stop_ids=[],
+            )
+            with pytest.raises(IdentityError, match=said):
+                worker._prompt_cache(request)
+        foreign = own.model_copy(update={"bridge": "a" * 64})
+        with pytest.raises(IdentityError, match="the order names bridge aaaaaaaaaaaa"):
+            hand_off.carry(KVCache(()), foreign)
     finally:
         worker.compute.close()
+
+
+def test_a_bridged_cache_ends_at_the_boundary() -> None:
+    order = {"bridge": "a", "source_tokens": 3, "tokens": 3}
+    fields: dict[str, Any] = {"request_id": "r", "token_ids": [1, 2, 3]}
+    fields["prefill"] = None
+    fields |= {"max_tokens": 1, "stop_ids": []}
+    with pytest.raises(ValueError, match="would have 3 tokens, but the boundary is at"):
+        DecodeRequest.model_validate({**fields, "boundary": 2, "bridge": order})
+    with pytest.raises(ValueError, match="leaves none of 3 tokens"):
+        DecodeRequest.model_validate({**fields, "boundary": 3})
+
+
+def test_a_router_is_told_the_decoders_own_model(stage: Stage) -> None:
+    decoders = [
+        d.model_copy(update={"model": stage.settings.model}) if d.name == "half" else d
+        for d in stage.settings.decoders
+    ]
+    with pytest.raises(IdentityError, match="name the right model"):
+        Router(stage.settings.model_copy(update={"decoders": decoders}))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from prefillshare.errors import DataError
-from prefillshare.tasks.casefile.summaries import context_key
+from prefillshare.tasks.casefile.summaries import (
+    Summaries,
+    context_key,
+    write_summaries,
+)
 from prefillshare.tasks.casefile.task import CaseFileTask
 
 TASK = CaseFileTask("shipping", contexts=2, records=5, questions=2)
@@ -18,7 +21,7 @@ TASK = CaseFileTask("shipping", contexts=2, records=5, questions=2)
 def kept(path: Path, task: CaseFileTask, count: int) -> CaseFileTask:
     contexts = [task.case("test", i).context for i in range(count)]
     about = {context_key(x): f"summary {i}" for i, x in enumerate(contexts)}
-    path.write_text(json.dumps(about))
+    write_summaries(path, Summaries({"model": "m"}, about))
     return replace(task, summaries=path)
 
 
@@ -40,7 +43,9 @@ def test_a_case_file_that_was_not_summed_up_is_named(tmp_path: Path) -> None:
         task.units("test")
 
 
-@pytest.mark.parametrize("text", ["[1]", '{"a": 1}', "{"])
+@pytest.mark.parametrize(
+    "text", ["[1]", '{"a": 1}', "{", '{"writer": {}, "texts": {"a": 1}}']
+)
 def test_a_file_of_something_else_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "other.json").write_text(text)
     task = replace(TASK, summaries=tmp_path / "other.json")

@@ -48,6 +48,7 @@ def write_config(folder: Path, source: Path, target: Path) -> Path:
     fields |= {"decoder_model": str(target), "output": str(folder / "bridge")}
     # Random models gain next to nothing from any context.
     fields |= {"dtype": "float64", "layers": 1, "recovered": None}
+    fields |= {"share": None}
     config.write_text(yaml.safe_dump(fields))
     return config
 
@@ -56,7 +57,9 @@ def test_a_bridge_to_the_same_model_is_hardly_noticed(
     tiny_directory: Path, tmp_path: Path
 ) -> None:
     config = write_config(tmp_path, tiny_directory, tiny_directory)
-    fitted = run("fit", config, "ridge=1.0e-6")
+    # It would not be saved if it recovered less.
+    fitted = run("fit", config, "ridge=1.0e-6", "recovered=0.9")
+    assert fitted["trial"]["recovered"] > 0.9
     assert fitted["sources"] == [[0], [1]]
     assert min(fitted["explained"]["keys"] + fitted["explained"]["values"]) > 0.99
     model_id = ModelId.from_directory(tiny_directory)
@@ -84,8 +87,33 @@ def test_a_hopeless_pair_is_refused_with_reasons(
     assert main([*arguments, "--set", "recovered=0.5"]) == 1
     said = capsys.readouterr().err
     assert "own prefill gains" in said and "50% are asked for" in said
-    assert "the maps explain" in said and "raise layers, nearest or rank" in said
+    assert (
+        "asked for (the maps explain" in said
+        and "raise layers, nearest or rank" in said
+    )
     assert not (tmp_path / "bridge").exists()
+
+
+def test_a_bridge_too_large_is_refused(
+    tiny_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path, tiny_directory, tiny_directory)
+    assert main(["bridge", "fit", "--config", str(config), "--set", "share=0.01"]) == 1
+    said = capsys.readouterr().err
+    assert "of the decoder's parameters, where 1.0% are allowed; lower rank" in said
+    assert not (tmp_path / "bridge").exists()
+
+
+def test_a_gated_bridge_is_the_same_however_often_it_is_fitted(
+    tiny_directory: Path, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path, tiny_directory, tiny_directory)
+    digests = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        run("fit", config, "kind=gated", "width=4")
+        digests.append(bridge_digest(tmp_path / "bridge"))
+    assert digests[0] == digests[1]
 
 
 def test_another_tokenizer_and_shape(tiny_directory: Path, tmp_path: Path) -> None:
@@ -202,6 +230,67 @@ def test_the_other_model_can_prefill_for_itself(
     record = experiment.workshop.load(saved).record
     assert record.bridge is None
     assert record.weights_id == ModelId.from_directory(target).digest
+
+
+def test_a_bridge_can_be_trained_alone(
+    tiny_directory: Path, target: Path, tmp_path: Path
+) -> None:
+    run("fit", write_config(tmp_path, tiny_directory, target), "rank=4")
+    settings = decoder_settings(tmp_path, tiny_directory, target, bridge_alone=True)
+    experiment, trainer = decoder_run(settings)
+    losses: list[float] = []
+    saved = trainer.run(lambda entry: losses.append(entry.loss))
+    assert sum(losses[-3:]) < sum(losses[:3])
+    # Nothing but the bridge was learned, and nothing else is kept.
+    assert not list(saved.glob("*.safetensors"))
+    base_id, weights_id = map(ModelId.from_directory, (tiny_directory, target))
+    weights = experiment.workshop.weights
+    loaded = Decoder.load(saved, weights, base_id, weights_id=weights_id)
+    (trained,) = experiment.decoders
+    states = trained.model.state_dict()
+    learned = bridge_of(trained.model)
+    assert learned is not None
+    fitted = load_bridge(tmp_path / "bridge").state_dict()
+    changed = learned.state_dict().items()
+    assert all(not torch.equal(tensor, fitted[name]) for name, tensor in changed)
+    for name, tensor in loaded.model.state_dict().items():
+        assert torch.equal(tensor, states[name]), name
+    with pytest.raises(ValueError, match="`bridge_alone` goes with `bridge`"):
+        decoder_settings(
+            tmp_path,
+            tiny_directory,
+            target,
+            bridge_alone=True,
+            bridge=None,
+            prefill="own",
+        )
+
+
+def test_a_finished_bridged_decoder_can_be_trained_again(
+    tiny_directory: Path, target: Path, tmp_path: Path
+) -> None:
+    run("fit", write_config(tmp_path, tiny_directory, target), "rank=4")
+    settings = decoder_settings(tmp_path, tiny_directory, target, steps=1)
+    decoder_run(settings)[1].run(no_word)
+    again = settings.model_copy(update={"resume": False})
+    assert decoder_run(again)[1].run(no_word).exists()
+
+
+def test_a_run_does_not_go_on_with_another_bridge(
+    tiny_directory: Path, target: Path, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path, tiny_directory, target)
+    run("fit", config, "rank=4")
+    settings = decoder_settings(tmp_path, tiny_directory, target)
+    first = decoder_run(settings)[0].identity()
+    run("fit", config, "rank=4")
+    assert decoder_run(settings)[0].identity() == first
+    run("fit", config, "rank=4", "ridge=1.0")
+    assert decoder_run(settings)[0].identity() != first
+
+
+def no_word(*_: Any) -> None:
+    """Nobody listens."""
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Self
@@ -15,6 +16,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from prefillshare.bench.accuracy.experiment import (
+    DISTANCES,
     Finals,
     finals_of,
     make_runs,
@@ -25,6 +27,7 @@ from prefillshare.bench.bridge.summaries import write_missing_summaries
 from prefillshare.config import Config
 from prefillshare.errors import ConfigError
 from prefillshare.evals.recovery import Recovery, recovery
+from prefillshare.evals.runner import Scores
 from prefillshare.models.bridge.storage import load_bridge
 
 # The figures that are compared, by their name in tables and in `Scores`.
@@ -104,15 +107,38 @@ def _rows(pair: BridgePair, finals: Finals) -> Iterator[dict[str, Any]]:
         seeds = sorted(set.intersection(*(set(scores) for scores in by_seed)))
         if not seeds:
             continue
-        clusters = by_seed[0][seeds[0]].context
+        sides_here = [[scores[seed] for seed in seeds] for scores in by_seed]
         for metric, field in METRICS.items():
-            own, bridged, floor = (
-                [getattr(scores[seed], field) for seed in seeds] for scores in by_seed
-            )
-            found = recovery(own, bridged, floor, clusters)
-            text = _mean(finals, pair.text, test, seeds, field)
             facts = {"pair": pair.name, "task": test, "metric": metric}
-            yield {**facts, **_row(found), "text_hand_off": text}
+            text = _mean(finals, pair.text, test, seeds, field)
+            for stretch, places in _stretches(sides_here[0][0]):
+                row = _row(_recovery(sides_here, field, places))
+                shown = {"text_hand_off": text if stretch is None else None}
+                yield {**facts, "distance": stretch, **row, **shown}
+
+
+def _stretches(
+    scores: Scores,
+) -> Iterator[tuple[list[int] | None, list[int]]]:
+    """All examples, and those by how far the fact stands from the boundary."""
+    yield None, list(range(len(scores.distance)))
+    for low, high in pairwise(DISTANCES):
+        places = [i for i, at in enumerate(scores.distance) if low <= at < high]
+        if len({scores.context[i] for i in places}) > 1:
+            yield [low, high], places
+
+
+def _recovery(
+    sides: Sequence[Sequence[Scores]], field: str, places: Sequence[int]
+) -> Recovery:
+    """Of own prefill, bridged and no context, over the examples `places`."""
+    values = [
+        [[getattr(scores, field)[i] for i in places] for scores in seeds]
+        for seeds in sides
+    ]
+    clusters = [sides[0][0].context[i] for i in places]
+    own, bridged, floor = values
+    return recovery(own, bridged, floor, clusters, losses=field == "nll")
 
 
 def _mean(

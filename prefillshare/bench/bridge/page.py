@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefillshare.bench.accuracy.page import accuracy_page
@@ -11,11 +11,11 @@ from prefillshare.bench.markdown import table
 _NOTE = (
     "\nRecovered: (bridged - no context) / (own prefill - no context), with its 95 % "
     "interval over seeds and contexts; a dash where own prefill gains nothing certain "
-    "over no context. Text: own prefill of a summary that the prefill module wrote. "
-    "Untrained: the same share of a continuation's loss, within 64 "
-    "tokens of the boundary, for the decoder's model as it comes. Hand-off: bridging "
-    "1,000 tokens against the decoder's own prefill of them, and the FLOPs of the "
-    "weights that it saves.\n"
+    "over no context. Distance: tokens from the fact to the boundary. Text: own "
+    "prefill of a summary that the prefill module wrote. Untrained: the share of a "
+    "continuation's loss that is recovered within 64 tokens of the boundary, for the "
+    "decoder's model as it comes. Hand-off: bridging 1,000 tokens against the "
+    "decoder's own prefill of them, and the FLOPs of the weights that it saves.\n"
 )
 
 
@@ -27,7 +27,16 @@ def bridge_page(
     note: str = "",
 ) -> str:
     """What each bridge recovers, and below it the whole accuracy experiment."""
-    columns = ["pair", "task", "metric", "own prefill", "bridged", "no context", "text"]
+    columns = [
+        "pair",
+        "task",
+        "distance",
+        "metric",
+        "own prefill",
+        "bridged",
+        "no context",
+        "text",
+    ]
     columns += [
         "recovered",
         "95 %",
@@ -55,6 +64,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     return [
         row["pair"],
         row["task"],
+        _distance(row["distance"]),
         row["metric"],
         *bounds,
         *share,
@@ -63,6 +73,10 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         "–" if seconds is None else f"{seconds:.0f}",
         _hand_off(row["hand_off"]),
     ]
+
+
+def _distance(stretch: Sequence[int] | None) -> str:
+    return "all" if stretch is None else f"{stretch[0]}–{stretch[1] - 1}"
 
 
 def _hand_off(cost: Mapping[str, Any] | None) -> str:

@@ -6,9 +6,9 @@ and prefills that. Summaries are kept in a file, by the digest of what they sum 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,7 +23,12 @@ from prefillshare.models.prompt import lay_out
 from prefillshare.models.record import DecoderRecord
 from prefillshare.report import progress
 from prefillshare.tasks.base import Split
-from prefillshare.tasks.casefile.summaries import context_key, read_summaries
+from prefillshare.tasks.casefile.summaries import (
+    Summaries,
+    context_key,
+    read_summaries,
+    write_summaries,
+)
 from prefillshare.training.settings import CaseFiles, TaskSettings
 
 _REQUEST = (
@@ -64,7 +69,8 @@ def write_missing_summaries(
     After each one the file is whole: work that was cut goes on where it was.
     """
     for path, contexts in _wanted(experiment).items():
-        known = read_summaries(path) if path.exists() else {}
+        writer = {"model": ModelId.from_directory(model).digest, "tokens": max_tokens}
+        known = _kept(path, writer)
         missing = [text for text in contexts if context_key(text) not in known]
         if not missing:
             continue
@@ -73,10 +79,21 @@ def write_missing_summaries(
         with progress(f"summing up for {path}", len(missing)) as tick:
             for text in missing:
                 known[context_key(text)] = summariser.write(text)
-                fresh = path.with_suffix(".partial")
-                fresh.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
-                fresh.replace(path)
+                write_summaries(path, Summaries(writer, known))
                 tick("")
+
+
+def _kept(path: Path, writer: Mapping[str, Any]) -> dict[str, str]:
+    """What is there already, by the same writer."""
+    if not path.exists():
+        return {}
+    kept = read_summaries(path)
+    if kept.writer != writer:
+        raise ConfigError(
+            f"{path} was written by {kept.writer}, this experiment's summaries are by "
+            f"{dict(writer)}; name another file, or delete that one"
+        )
+    return dict(kept.texts)
 
 
 def _wanted(experiment: AccuracySettings) -> dict[Path, list[str]]:

@@ -146,7 +146,10 @@ class _Sums:
             settings.rank,
             settings.width,
         )
-        bridge = Bridge(spec, *rotaries)
+        with torch.random.fork_rng():
+            # What a gated map starts from: the same for every fit of the same sums.
+            torch.manual_seed(0)
+            bridge = Bridge(spec, *rotaries)
         explained: tuple[list[float], list[float]] = ([], [])
         for number, places in enumerate(chosen):
             for which, maps in enumerate((bridge.keys, bridge.values)):

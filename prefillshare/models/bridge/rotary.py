@@ -15,6 +15,13 @@ import torch
 
 from prefillshare.errors import UnsupportedModelError
 
+# Families that turn dimensions d and F + d of every layer's keys. Others pair 2 d with
+# 2 d + 1 (Cohere, GLM), or leave layers without positions (SmolLM3, Llama 4).
+_HALVES = frozenset(
+    {"gemma", "gemma2", "gemma3", "gemma3_text", "llama", "mistral", "phi3", "qwen2"}
+    | {"qwen3", "olmo2", "starcoder2"}
+)
+
 
 @dataclass(frozen=True)
 class Rotary:
@@ -44,7 +51,8 @@ class Rotary:
         self, positions: torch.Tensor, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
         # In single precision, as the models of transformers compute them.
-        angles_TF = positions.float()[:, None] * self.frequencies.float()  # noqa: N806
+        frequencies = self.frequencies.to(positions.device, torch.float32)
+        angles_TF = positions.float()[:, None] * frequencies  # noqa: N806
         return angles_TF.cos().to(dtype), angles_TF.sin().to(dtype)
 
     def _turn(
@@ -61,9 +69,16 @@ def rotaries_of(model: Any) -> tuple[Rotary, ...]:
     """Of every layer of a causal language model of transformers, in order.
 
     Raises:
-        UnsupportedModelError: it has no rotary embedding in transformers' form.
+        UnsupportedModelError: it has no rotary embedding in transformers' form, or is
+            not known to turn all keys of all layers as `Rotary` does.
     """
     text = model.config.get_text_config()
+    if text.model_type not in _HALVES:
+        raise UnsupportedModelError(
+            f"model type {text.model_type!r} is not known to turn its keys by halves "
+            f"in every layer, so a bridge cannot take positions out of them; known are "
+            f"{', '.join(sorted(_HALVES))}"
+        )
     module = getattr(model.base_model, "rotary_emb", None)
     kinds = getattr(text, "layer_types", None) or [None] * text.num_hidden_layers
     # Models whose kinds of layers turn keys differently keep a table for each kind.

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from prefillshare.errors import CheckpointError
 from prefillshare.files import written_whole
@@ -65,8 +65,7 @@ def load_bridge(directory: Path, pair: Pair | None = None) -> Bridge:
             model.require(ModelId(digest), f"the {end} of the bridge {directory}")
     try:
         spec = BridgeSpec.from_dict(about["spec"])
-        with safe_open(directory / WEIGHTS_FILE, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors = _read_tensors(directory)
         tables = {
             side: [Rotary(tensors.pop(f"{side}.{i}"), x) for i, x in enumerate(scaling)]
             for side, scaling in about["scaling"].items()
@@ -76,7 +75,7 @@ def load_bridge(directory: Path, pair: Pair | None = None) -> Bridge:
         if dtypes:
             bridge.to(dtypes.pop())
         bridge.load_state_dict(tensors)
-    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, TypeError, RuntimeError) as error:
         raise CheckpointError(
             f"the bridge in {directory} cannot be read: {error}; fit it again"
         ) from error
@@ -102,18 +101,28 @@ def bridge_digest(directory: Path) -> str:
     sha = hashlib.sha256(b"prefillshare/bridge/1")
     about = _read_spec(directory / SPEC_FILE)
     sha.update(json.dumps(about, sort_keys=True).encode())
-    with safe_open(directory / WEIGHTS_FILE, framework="pt") as file:
-        for name in sorted(file.keys()):
-            tensor = file.get_tensor(name).contiguous()
-            sha.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
-            sha.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+    for name, tensor in sorted(_read_tensors(directory).items()):
+        sha.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
+        flat = tensor.contiguous().reshape(-1).view(torch.uint8)
+        sha.update(flat.numpy().data)
     return sha.hexdigest()
+
+
+def _read_tensors(directory: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(directory / WEIGHTS_FILE)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"the bridge in {directory} cannot be read: {error}; fit it again"
+        ) from error
 
 
 def _read_spec(path: Path) -> dict[str, Any]:
     try:
         about: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        if len(about["pair"]) != 2:
+            raise ValueError("it does not name two models")
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{path} is not a bridge's ({error}); give a directory that `prefillshare "
             "bridge fit` wrote"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from prefillshare.errors import DataError
 
@@ -15,17 +18,32 @@ def context_key(context: str) -> str:
     return hashlib.sha256(context.encode()).hexdigest()[:16]
 
 
-def read_summaries(path: Path) -> dict[str, str]:
-    """All summaries of a file, by `context_key`.
+@dataclass(frozen=True)
+class Summaries:
+    """`texts` by `context_key`; `writer` says which model wrote them, and how long."""
+
+    writer: Mapping[str, Any]
+    texts: Mapping[str, str]
+
+
+def write_summaries(path: Path, summaries: Summaries) -> None:
+    """Replace the file at `path`, all of it or nothing."""
+    fresh = path.with_suffix(".partial")
+    fresh.write_text(json.dumps(asdict(summaries), indent=1, sort_keys=True) + "\n")
+    fresh.replace(path)
+
+
+def read_summaries(path: Path) -> Summaries:
+    """All summaries of a file.
 
     Raises:
         DataError: it is missing or not that.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict) or not all(map(_is_text, found.values())):
-            raise ValueError("it is no object of texts")
-    except (OSError, ValueError) as error:
+        found = Summaries(**json.loads(path.read_text(encoding="utf-8")))
+        if not all(isinstance(text, str) for text in found.texts.values()):
+            raise ValueError("some are no texts")
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path} holds no summaries: {error}; `prefillshare bridge eval` writes "
             "those that its systems name"
@@ -50,9 +68,5 @@ def summary_of(context: str, path: Path) -> str:
 
 
 @lru_cache(maxsize=8)
-def _kept(path: Path, _modified: int) -> dict[str, str]:
-    return read_summaries(path)
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
+def _kept(path: Path, _modified: int) -> Mapping[str, str]:
+    return read_summaries(path).texts

@@ -35,11 +35,13 @@ class BridgeSettings(Config):
         decoder_model: the model whose decoders read the bridged cache.
         output: where the bridge goes.
         tasks: the prompts of their training units are read by both models.
-        tokens: at most so many of the decoder's tokens are fitted to.
+        tokens: of the decoder's to fit to; the last prompt is read whole.
         kind: `linear` and `gated` maps are fitted; `copy` passes layers on as they are,
             to a model that was pruned of the prefill module or is of its shape.
         recovered: a bridge is saved if it recovers this share at least of what own
             prefill gains over no context (`continuation.recovered`); null: any is.
+        share: and if it has no more than this share of the decoder's parameters; null:
+            however many.
         layers, nearest, ridge, rank, width: see `models.bridge.fit.FitSettings`.
     """
 
@@ -57,6 +59,7 @@ class BridgeSettings(Config):
     rank: int | None = Field(None, ge=1)
     width: int = Field(64, ge=1)
     recovered: float | None = Field(0.2, lt=1.0)
+    share: float | None = Field(0.05, gt=0.0)
 
     def fit(self) -> FitSettings:
         """How the maps are fitted."""

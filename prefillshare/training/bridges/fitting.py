@@ -38,6 +38,8 @@ def fit(settings: BridgeSettings, say: Say) -> dict[str, Any]:
     seconds = time.perf_counter() - began
     bridge = fitted.bridge
     torch.nn.Module.to(bridge, getattr(torch, settings.dtype))
+    whole = sum(p.numel() for p in ends.target.parameters())
+    _require_small(bridge.parameter_count / whole, settings)
     trial = try_out(ends, settings, bridge, _TRIED)
     say(trial.sentence)
     wanted = settings.recovered
@@ -48,7 +50,7 @@ def fit(settings: BridgeSettings, say: Say) -> dict[str, Any]:
     return {
         "bridge": str(settings.output),
         "bridge_parameters": bridge.parameter_count,
-        "decoder_parameters": sum(p.numel() for p in ends.target.parameters()),
+        "decoder_parameters": whole,
         "fit_seconds": seconds,
         "tokens": fitted.examples,
         "sources": [list(layers) for layers in bridge.spec.sources],
@@ -58,9 +60,18 @@ def fit(settings: BridgeSettings, say: Say) -> dict[str, Any]:
 
 
 def _origin(ends: Ends, settings: BridgeSettings) -> str:
-    free = ("model", "decoder_model", "output", "recovered")
+    free = ("model", "decoder_model", "output", "recovered", "share")
     fields = chosen(settings, settings.tasks, free)
     return digest([[model_id.digest for model_id in ends.ids], fields])
+
+
+def _require_small(share: float, settings: BridgeSettings) -> None:
+    if settings.share is not None and share > settings.share:
+        raise BridgeError(
+            f"the bridge would have {share:.1%} of the decoder's parameters, where "
+            f"{settings.share:.1%} are allowed; lower rank, layers or width, or raise "
+            "`share`"
+        )
 
 
 def _hopeless(

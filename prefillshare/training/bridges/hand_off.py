@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
@@ -12,27 +12,26 @@ from prefillshare.models.bridge.bridge import Bridge
 from prefillshare.models.bridge.spans import Alignment
 from prefillshare.models.prefill import PrefillModule
 from prefillshare.training.bridges.ends import Ends
+from prefillshare.training.data import Example
 
 
 def hand_off_cost(
-    ends: Ends, bridge: Bridge, *, tokens: int = 1000, rounds: int = 5
+    ends: Ends, example: Example, bridge: Bridge, *, tokens: int = 1000, rounds: int = 5
 ) -> dict[str, Any]:
     """Times of both ways for a prompt of `tokens` of the decoder's tokens, in turn.
 
-    Where the tokenizers differ, each of the decoder's tokens is made of two: as much
-    work as an alignment can be expected to be. FLOPs are those of the weights, two for
-    each and every token; attention, which only own prefill has, comes on top.
+    FLOPs are those of the weights, two for each and every token; attention, which only
+    own prefill has, comes on top.
+
+    Args:
+        example: its prompt, over and over, is what is bridged.
 
     Returns medians and ranges in seconds, their ratio, and FLOPs.
     """
-    vocabulary = int(ends.target.config.get_text_config().vocab_size)
-    ids = [i % (vocabulary - 10) + 5 for i in range(tokens)]
     own = PrefillModule(ends.target)
-    alignment = None
-    if ends.tokenisation.decoder is not None:
-        halves = [((2 * i, 0.5), (2 * i + 1, 0.5)) for i in range(tokens)]
-        alignment = Alignment.of(halves)
-    cache = _any_cache(ends, tokens if alignment is None else 2 * tokens)
+    ids = _over_and_over(example.prefill_ids, tokens)
+    alignment, read = _repeated(example, tokens)
+    cache = _any_cache(ends, read)
     ways: dict[str, Callable[[], object]] = {
         "bridge": lambda: bridge.carry(cache, alignment, tokens),
         "own_prefill": lambda: own.prefill(ids),
@@ -50,6 +49,23 @@ def hand_off_cost(
         "speedup": found["own_prefill"]["median"] / found["bridge"]["median"],
         "flops": flops,
     }
+
+
+def _over_and_over(ids: Sequence[int], tokens: int) -> list[int]:
+    return (list(ids) * -(-tokens // len(ids)))[:tokens]
+
+
+def _repeated(example: Example, tokens: int) -> tuple[Alignment | None, int]:
+    """The prompt's alignment, over and over, and how many source tokens that reads."""
+    source = example.prompt.source
+    if source is None:
+        return None, tokens
+    rows = []
+    for i in range(tokens):
+        lap, at = divmod(i, len(source.shares))
+        before = lap * len(source.token_ids)
+        rows.append(tuple((before + j, weight) for j, weight in source.shares[at]))
+    return Alignment.of(rows), 1 + max(j for row in rows for j, _ in row)
 
 
 def _any_cache(ends: Ends, tokens: int) -> KVCache:

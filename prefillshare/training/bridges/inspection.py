@@ -80,7 +80,8 @@ def inspect(settings: BridgeSettings, say: Say, prompts: int = 8) -> dict[str, A
     bridge = load_bridge(settings.output, ends.ids)
     trial = try_out(ends, settings, bridge, prompts)
     say(trial.sentence)
-    return {**trial.figures(), "hand_off": hand_off_cost(ends, bridge)}
+    example = next(ends.prompts(settings.tasks, "test"))
+    return {**trial.figures(), "hand_off": hand_off_cost(ends, example, bridge)}
 
 
 def try_out(

@@ -208,9 +208,23 @@ def test_a_bridge_fitted_again_has_the_origin_but_not_the_digest(
 def test_no_bridge_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="prefillshare bridge fit"):
         load_bridge(tmp_path)
-    (tmp_path / "bridge.json").write_text(json.dumps([]))
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        load_bridge(tmp_path)
+    wrong: list[Any] = [[], {"pair": ["a"]}]
+    for about in wrong:
+        (tmp_path / "bridge.json").write_text(json.dumps(about))
+        with pytest.raises(CheckpointError, match="is not a bridge's"):
+            load_bridge(tmp_path)
+
+
+def test_a_damaged_bridge_is_said_so(tmp_path: Path) -> None:
+    save_bridge(true_bridge(), tmp_path, (ModelId("a" * 64), ModelId("b" * 64)))
+    weights = tmp_path / "bridge.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-20])
+    for use in (load_bridge, bridge_digest):
+        with pytest.raises(CheckpointError, match="cannot be read.*fit it again"):
+            use(tmp_path)
+    weights.unlink()
+    with pytest.raises(CheckpointError, match="cannot be read.*fit it again"):
+        bridge_digest(tmp_path)
 
 
 @pytest.mark.parametrize(
