@@ -37,3 +37,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
+
+
+def commonest(shares: Mapping[str, float]) -> str:
+    """What exact match is worth that comes of always giving the usual answer."""
+    told = "; ".join(f"{test} {share:.1%}" for test, share in shares.items())
+    return f"Always the commonest reference answer would be right on: {told}.\n"

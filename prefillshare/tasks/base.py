@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -40,6 +41,16 @@ Unit = tuple[Sample, ...]
 
 # Which parts of a response are right, by field; "exact" is always among them.
 Marks = dict[str, bool]
+
+
+def commonest_share(units: Sequence[Unit]) -> float:
+    """Which share of the samples the commonest reference answers right.
+
+    What exact match is worth where nothing was read: a floor for whoever can only
+    learn what is usual.
+    """
+    answers = Counter(sample.answer for unit in units for sample in unit)
+    return max(answers.values(), default=0) / max(1, answers.total())
 
 
 class Task(Protocol):

@@ -14,12 +14,14 @@ from prefillshare.bench.accuracy.general import module_costs
 from prefillshare.bench.accuracy.run import Run
 from prefillshare.bench.accuracy.runs import run_system
 from prefillshare.bench.accuracy.scoring import cells
-from prefillshare.bench.accuracy.settings import AccuracySettings
+from prefillshare.bench.accuracy.settings import AccuracySettings, test_title
 from prefillshare.errors import PrefillShareError
 from prefillshare.evals.answers import mark_figures
 from prefillshare.evals.noninferiority import non_inferiority
 from prefillshare.evals.runner import Scores
 from prefillshare.evals.statistics import crossed_interval
+from prefillshare.tasks.base import commonest_share
+from prefillshare.training.settings import build_task
 
 # From 1: a distance of 0 means that no single place decides.
 DISTANCES = (1, 128, 256, 512, 1024, 2048, 4096)
@@ -56,6 +58,17 @@ def make_runs(settings: AccuracySettings, model: Path) -> tuple[Runs, list[str]]
     return runs, missing
 
 
+def _commonest(settings: AccuracySettings) -> dict[str, float]:
+    """By test, what the commonest reference is worth."""
+    return {
+        test_title(test): commonest_share(
+            build_task(test).units("test")[: settings.test_units]
+        )
+        for each in settings.tasks
+        for test in each.test
+    }
+
+
 def results_of(
     settings: AccuracySettings, model: Path, runs: Runs, missing: list[str]
 ) -> dict[str, Any]:
@@ -74,6 +87,7 @@ def results_of(
             reading: {test: _figures(scores) for test, scores in by_test.items()}
             for reading, by_test in finals.items()
         },
+        "commonest": _commonest(settings),
         "answers": _answers(settings, runs),
         "curves": _curves(settings, runs),
         "compare": _compare(settings, finals),

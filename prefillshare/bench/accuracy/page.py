@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from prefillshare.bench.markdown import opening, table
+from prefillshare.bench.markdown import commonest, opening, table
 
 
 def accuracy_page(
@@ -29,6 +29,7 @@ def accuracy_page(
         lead,
         "## At the last step\n",
         _finals(results["systems"]),
+        commonest(results["commonest"]),
         *_verdicts(results["compare"], config["margin"]),
         *_answers(results["answers"]),
         "## Over training\n",

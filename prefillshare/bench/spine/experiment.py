@@ -33,8 +33,9 @@ from prefillshare.evals.statistics import paired_difference
 from prefillshare.report import progress, say
 from prefillshare.serving.launcher import Cluster
 from prefillshare.serving.settings import DecoderSettings, ServeSettings
+from prefillshare.tasks.base import commonest_share
 from prefillshare.tasks.casefile import Case, generate
-from prefillshare.training.settings import BatchSettings, TrainSettings
+from prefillshare.training.settings import BatchSettings, TrainSettings, build_task
 
 SERVED: tuple[Prefill, ...] = ("shared", "own")
 # From 1: a distance of 0 means that no single place decides.
@@ -170,6 +171,10 @@ def run_spine(
     say_stage("3/3 serving: prefill in one process, decoders in others, KV over TCP")
     return {
         "accuracy": summarise(accuracy),
+        "commonest": {
+            agent: commonest_share(build_task(settings.test.of(agent)).units("test"))
+            for agent in settings.agents
+        },
         "paired": _paired(accuracy),
         "exact_match_by_distance": _by_system(
             accuracy, lambda scores: scores.exact_by_distance(DISTANCES)

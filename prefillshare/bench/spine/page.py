@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from prefillshare.bench.markdown import opening, table
+from prefillshare.bench.markdown import commonest, opening, table
 from prefillshare.report import ROLES
 
 
@@ -22,6 +22,7 @@ def spine_page(
         _setup(config),
         "## Accuracy on held-out contexts\n",
         accuracy_table(results["accuracy"], ROLES),
+        commonest(results["commonest"]),
         _paired(results["paired"]),
         "## Exact match by distance from the fact to the boundary (tokens)\n",
         _distances(results["exact_match_by_distance"]),
