@@ -120,6 +120,8 @@ def serve_app(app: FastAPI, role: str, host: str, port: int) -> None:
     server = uvicorn.Server(config)
     if os.environ.get("PREFILLSHARE_LIFELINE"):
         threading.Thread(target=_follow_launcher, args=(server,), daemon=True).start()
+    # Who reads the line below may ask at once: the server takes over what waits.
+    bound.listen(128)
     shown = f"[{host}]" if ":" in host else host
     ready = {"role": role, "url": f"http://{shown}:{bound.getsockname()[1]}"}
     sys.stdout.write(json.dumps(ready) + "\n")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import anyio
 import httpx
@@ -260,23 +259,6 @@ def test_a_foreign_order_is_refused_by_name(stage: Stage) -> None:
         worker.close()
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"tokens": 2},
-        {"shares": [[(0, 1.0)]]},
-        {"shares": [[(0, 1.0)], [(3, 1.0)], [(1, 1.0)]]},
-        {"shares": [[(0, 1.0)], [], [(1, 1.0)]]},
-    ],
-    ids=str,
-)
-def test_an_inconsistent_order_is_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="shares"):
-        BridgeOrder.model_validate(
-            {"bridge": "a" * 64, "source_tokens": 3, "tokens": 3, **fields}
-        )
-
-
 def test_a_decode_worker_wants_its_own_bridges_caches(stage: Stage) -> None:
     worker = DecodeWorker(stage.settings, "half")
     try:
@@ -308,17 +290,6 @@ def test_a_decode_worker_wants_its_own_bridges_caches(stage: Stage) -> None:
             hand_off.carry(KVCache(()), foreign)
     finally:
         worker.compute.close()
-
-
-def test_a_bridged_cache_ends_at_the_boundary() -> None:
-    order = {"bridge": "a", "source_tokens": 3, "tokens": 3}
-    fields: dict[str, Any] = {"request_id": "r", "token_ids": [1, 2, 3]}
-    fields["prefill"] = None
-    fields |= {"max_tokens": 1, "stop_ids": []}
-    with pytest.raises(ValueError, match="would have 3 tokens, but the boundary is at"):
-        DecodeRequest.model_validate({**fields, "boundary": 2, "bridge": order})
-    with pytest.raises(ValueError, match="leaves none of 3 tokens"):
-        DecodeRequest.model_validate({**fields, "boundary": 3})
 
 
 def test_a_router_is_told_the_decoders_own_model(stage: Stage) -> None:
