@@ -58,8 +58,7 @@ class Other:
     prefill: Prefill = "shared"
 
 
-# The prefill module has 2 layers of 2 heads x 16. Words are fewer than bytes.
-OTHERS = [
+OTHERS = [  # The prefill module has 2 layers of 2 heads x 16.
     Other("wide", "decode", 3, 128, "suffix", own_words=False),
     Other("half", "prefill", 1, 64, "last_token", own_words=False),
     Other("words", "prefill", 2, 64, "last_token", own_words=True),
