@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
 from prefillshare.cli import main
@@ -26,31 +24,8 @@ from prefillshare.training.decoders import decoder_run
 from prefillshare.training.packing import pack
 from prefillshare.training.schemes.base import score
 from prefillshare.training.settings import TrainSettings
+from tests.training.bridge_commands import TASK, run, write_config
 from tests.words import word_tokenizer
-
-TASK = {"kind": "casefile", "agent": "shipping", "contexts": 6, "records": 8}
-
-
-def run(what: str, config: Path, *overrides: str) -> dict[str, Any]:
-    """The results of one command."""
-    out = config.with_suffix(".json")
-    arguments = ["bridge", what, "--config", str(config), "--json", str(out)]
-    for override in overrides:
-        arguments += ["--set", override]
-    assert main(arguments) == 0
-    results: dict[str, Any] = json.loads(out.read_text())["results"]
-    return results
-
-
-def write_config(folder: Path, source: Path, target: Path) -> Path:
-    config = folder / "bridge.yaml"
-    fields: dict[str, Any] = {"model": str(source), "tasks": [TASK]}
-    fields |= {"decoder_model": str(target), "output": str(folder / "bridge")}
-    # Random models gain next to nothing from any context.
-    fields |= {"dtype": "float64", "layers": 1, "recovered": None}
-    fields |= {"share": None}
-    config.write_text(yaml.safe_dump(fields))
-    return config
 
 
 @pytest.fixture(scope="module")
