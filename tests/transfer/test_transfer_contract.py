@@ -131,6 +131,15 @@ def test_moves_every_byte_and_releases_once(side: Harness) -> None:
     assert side.releases == 1
 
 
+def test_an_export_is_cut_into_slices_of_its_own(side: Harness) -> None:
+    blocks = [memoryview(block) for block in side.source]
+    size = blocks[0].nbytes // 3
+    ticket = side.exporter.export(blocks, side._release, size)
+    assert ticket.slice_bytes == size != side.export().slice_bytes
+    side.fetch(ticket)
+    assert side.target == side.source
+
+
 def test_is_served_once(side: Harness) -> None:
     ticket = side.export()
     side.fetch(ticket)
