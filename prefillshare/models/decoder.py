@@ -26,7 +26,13 @@ from prefillshare.kv.identity import ModelId
 from prefillshare.kv.layout import KVLayout
 from prefillshare.models.bridge.bridge import Bridge, attach_bridge, bridge_of
 from prefillshare.models.bridge.storage import bridge_digest, load_bridge, save_bridge
-from prefillshare.models.loading import freeze, hub_id, load_model, share_weights
+from prefillshare.models.loading import (
+    embeddings_of,
+    freeze,
+    hub_id,
+    load_model,
+    share_weights,
+)
 from prefillshare.models.record import RECORD_FILE, DecoderRecord
 
 _WEIGHTS_FILE = "adapter_model.safetensors"
@@ -105,6 +111,7 @@ class Decoder:
             model = cls._load_model(directory, base, invocation)
         bridge = load_decoder_bridge(directory, record)
         if bridge is not None:
+            bridge.take_embeddings(embeddings_of(base))
             attach_bridge(model, freeze(bridge.to(base.device)))
         return cls(model, record)
 

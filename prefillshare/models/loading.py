@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -16,9 +17,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from prefillshare.errors import ConfigError
+from prefillshare.errors import ConfigError, UnsupportedModelError
 from prefillshare.kv.layout import KVLayout
 from prefillshare.models.prompt import require_generation_prompt
+
+_EMBEDDINGS = "embed_tokens.weight"
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
@@ -116,6 +119,33 @@ def model_layout(directory: Path) -> KVLayout:
         UnsupportedModelError: its cache cannot be shared.
     """
     return KVLayout.from_config(_config(directory))
+
+
+def embeddings_of(model: PreTrainedModel) -> torch.Tensor:
+    """A model's input embeddings `[V, E]`, without gradient; nothing is copied."""
+    weight = model.get_input_embeddings().weight
+    assert isinstance(weight, torch.Tensor)
+    return weight.detach()
+
+
+def load_embeddings(directory: Path, dtype: torch.dtype) -> torch.Tensor:
+    """The input embeddings `[V, E]` of the model in `directory`, and nothing else.
+
+    Raises:
+        ConfigError: no model lies there.
+        UnsupportedModelError: no tensor of it is called as embeddings are.
+    """
+    require_model_directory(directory)
+    for path in sorted(directory.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                if name.endswith(_EMBEDDINGS):
+                    table: torch.Tensor = tensors.get_tensor(name)
+                    return table.to(dtype)
+    raise UnsupportedModelError(
+        f"no tensor in {directory} is called …{_EMBEDDINGS}, so a bridge cannot look "
+        "up embeddings there; save the model as safetensors, or bridge without them"
+    )
 
 
 def _config(directory: Path) -> Any:

@@ -11,7 +11,7 @@ from prefillshare.kv.layout import KVFormat, KVLayout
 from prefillshare.models.bridge.bridge import Bridge
 from prefillshare.models.bridge.spans import Alignment
 from prefillshare.models.decoder import load_decoder_bridge
-from prefillshare.models.loading import model_layout
+from prefillshare.models.loading import load_embeddings, model_layout
 from prefillshare.models.record import DecoderRecord
 from prefillshare.serving.messages import BridgeOrder
 from prefillshare.serving.settings import DecoderSettings
@@ -45,7 +45,7 @@ class HandOff:
             )
         rows = order.shares
         alignment = None if rows is None else Alignment.of([tuple(r) for r in rows])
-        return self._bridge.carry(cache, alignment, order.tokens)
+        return self._bridge.carry(cache, order.token_ids, alignment)
 
 
 def weights_of(decoder: DecoderSettings, record: DecoderRecord) -> ModelId | None:
@@ -60,9 +60,15 @@ def weights_of(decoder: DecoderSettings, record: DecoderRecord) -> ModelId | Non
 
 
 def hand_off_of(
-    decoder: DecoderSettings, base_id: ModelId, form: KVFormat
+    decoder: DecoderSettings,
+    base_id: ModelId,
+    form: KVFormat,
+    table: torch.Tensor | None = None,
 ) -> HandOff | None:
     """The bridge of a decoder that reads `base_id` through one, in `form`'s type.
+
+    Args:
+        table: the embeddings of the decoder's model, if they are loaded already.
 
     Raises:
         CheckpointError: the bridge is missing, damaged, or not the decoder's.
@@ -75,7 +81,12 @@ def hand_off_of(
     bridge = load_decoder_bridge(decoder.path, record)
     if record.bridge is None or bridge is None:
         return None
-    layout = model_layout(decoder.model or decoder.path)
+    assert decoder.model is not None, "bridged decoders start from a named model"
+    layout = model_layout(decoder.model)
     layout.require_blocks()
     made = torch.nn.Module.to(bridge, form.torch_dtype)
+    if bridge.spec.embeddings:
+        if table is None:
+            table = load_embeddings(decoder.model, form.torch_dtype)
+        bridge.take_embeddings(table)
     return HandOff(made, record.bridge, base_id.bridged(record.bridge), layout)

@@ -15,7 +15,7 @@ from prefillshare.kv.cache import KVCache
 from prefillshare.kv.identity import ModelId
 from prefillshare.kv.staging import Staging
 from prefillshare.models.decoder import Decoder
-from prefillshare.models.loading import load_model, model_layout
+from prefillshare.models.loading import embeddings_of, load_model, model_layout
 from prefillshare.models.prefill import PrefillModule
 from prefillshare.models.record import DecoderRecord
 from prefillshare.serving.bridging import HandOff, hand_off_of, weights_of
@@ -165,11 +165,12 @@ class DecodeWorker:
     def _load(self, decoder: DecoderSettings) -> tuple[Decoder, HandOff | None]:
         """The decoder over the weights that it started from, and its bridge."""
         model_layout(decoder.model or self.settings.model).require_blocks()
-        hand_off = hand_off_of(decoder, self.base_id, self.form)
         weights_id = weights_of(decoder, DecoderRecord.load(decoder.path))
         weights = load_model(
             decoder.model or self.settings.model, self.form.torch_dtype
         )
+        table = embeddings_of(weights)
+        hand_off = hand_off_of(decoder, self.base_id, self.form, table)
         loaded = Decoder.load(
             decoder.path, weights, self.base_id, weights_id=weights_id
         )

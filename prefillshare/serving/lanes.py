@@ -80,7 +80,7 @@ class Lane:
         order = BridgeOrder(
             bridge=self.record.bridge,
             source_tokens=len(read),
-            tokens=len(ids),
+            token_ids=list(ids),
             shares=rows,
         )
         return Errand(read, order, self._side(order))

@@ -20,16 +20,21 @@ class BridgeOrder(Message):
 
     Attributes:
         bridge: digest of the decoder's bridge.
-        source_tokens, tokens: of the prompt up to the boundary, in the prefill
-            module's tokens and in the decoder's.
+        source_tokens: of the prompt up to the boundary, in the prefill module's tokens.
+        token_ids: the same in the decoder's.
         shares: for each of the decoder's tokens the prefill module's and their
             weights (`models.bridge.spans`); None where both have the same tokens.
     """
 
     bridge: str
     source_tokens: int = Field(ge=1)
-    tokens: int = Field(ge=1)
+    token_ids: list[int] = Field(min_length=1)
     shares: list[list[tuple[int, float]]] | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Of the bridged cache."""
+        return len(self.token_ids)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -97,10 +102,11 @@ class DecodeRequest(Message):
                 f"the boundary {self.boundary} leaves none of {len(self.token_ids)} "
                 "tokens to the decoder"
             )
-        if self.bridge is not None and self.bridge.tokens != self.boundary:
+        bridge, read = self.bridge, self.token_ids[: self.boundary]
+        if bridge is not None and bridge.token_ids != read:
             raise ValueError(
-                f"the bridged cache would have {self.bridge.tokens} tokens, but the "
-                f"boundary is at {self.boundary}"
+                f"the bridged cache would be of {bridge.tokens} tokens that are not "
+                f"the {self.boundary} before the boundary"
             )
         return self
 

@@ -58,6 +58,14 @@ class Row:
         flat = [p.start + i for p in self.pieces for i in range(len(p.ids))]
         return torch.tensor([flat], dtype=torch.long, device=device)
 
+    def before(self) -> list[int]:
+        """Where in the row each token's predecessor stands; -1 for a prompt's first."""
+        places: list[int] = []
+        for piece, (start, stop) in zip(self.pieces, self.spans(), strict=True):
+            first = piece.sees[-1][1] - 1 if piece.sees else -1
+            places += [first, *range(start, stop - 1)]
+        return places
+
     def spans(self) -> Iterator[Span]:
         """Where each piece lies in the row."""
         at = 0

@@ -19,6 +19,7 @@ from prefillshare.models.bridge.prompt import tokenizer_of_decoder
 from prefillshare.models.bridge.storage import load_bridge
 from prefillshare.models.decoder import Decoder
 from prefillshare.models.loading import (
+    embeddings_of,
     load_model,
     load_tokenizer,
     model_context_tokens,
@@ -112,6 +113,7 @@ class Workshop:
             return None
         assert self.weights_id is not None, "settings with a bridge name both models"
         bridge = load_bridge(directory, (self.model_id, self.weights_id))
+        bridge.take_embeddings(embeddings_of(self.weights))
         return bridge.to(self.base.device, self.base.dtype)
 
     def _trainable_tokens(self) -> list[int] | None:

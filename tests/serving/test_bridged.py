@@ -17,10 +17,8 @@ from transformers import PreTrainedModel
 from prefillshare.errors import IdentityError
 from prefillshare.kv.cache import KVCache
 from prefillshare.kv.identity import ModelId
-from prefillshare.kv.layout import KVFormat, KVLayout
-from prefillshare.models.bridge.bridge import Bridge, BridgeSpec, CacheShape
+from prefillshare.kv.layout import KVFormat
 from prefillshare.models.bridge.prompt import lay_out_across
-from prefillshare.models.bridge.rotary import rotaries_of
 from prefillshare.models.bridge.spans import Alignment
 from prefillshare.models.decoder import Decoder
 from prefillshare.models.loading import load_model, load_tokenizer
@@ -39,6 +37,7 @@ from prefillshare.serving.messages import (
 from prefillshare.serving.prefill import PrefillWorker
 from prefillshare.serving.router import Router
 from prefillshare.serving.settings import DecoderSettings, ServeSettings
+from tests.bridges import random_bridge
 from tests.serving.service import LIMIT, MESSAGES, serve_settings
 from tests.words import word_tokenizer
 
@@ -122,7 +121,11 @@ def make_bridged(
         weights_id=ModelId.from_directory(home).digest,
     )
     lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
-    bridge = random_bridge(base_model, weights) if other.prefill == "shared" else None
+    bridge = None
+    if other.prefill == "shared":
+        count = weights.config.get_text_config().num_hidden_layers
+        layers = tuple((i % 2, 1 - i % 2) for i in range(count))
+        bridge = random_bridge(base_model, weights, layers)
     with torch.random.fork_rng():
         torch.manual_seed(1)
         decoder = Decoder.create(weights, record, lora, bridge)
@@ -130,13 +133,6 @@ def make_bridged(
             if parameter.requires_grad:
                 parameter.data = 0.2 * torch.randn_like(parameter)
     return decoder
-
-
-def random_bridge(source: PreTrainedModel, target: PreTrainedModel) -> Bridge:
-    shapes = [CacheShape.of(KVLayout.from_config(m.config)) for m in (source, target)]
-    layers = tuple((i % 2, 1 - i % 2) for i in range(shapes[1].layers))
-    spec = BridgeSpec(shapes[0], shapes[1], layers, "linear")
-    return Bridge(spec, rotaries_of(source), rotaries_of(target)).double()
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +168,7 @@ def expected(stage: Stage, base: PreTrainedModel, other: Other) -> str:
         source = prompt.source
         read = PrefillModule(base).prefill(source.token_ids if source else own)
         rows = Alignment.of(source.shares) if source else None
-        cache = decoder.model.bridge.carry(read, rows, prompt.boundary)
+        cache = decoder.model.bridge.carry(read, own, rows)
     tokenizer = word_tokenizer() if other.own_words else tiny_tokenizer()
     stop = frozenset({int(tokenizer.eos_token_id)})
     ids = decoder.generate(cache, prompt.remainder, max_tokens=LIMIT, stop_ids=stop)
@@ -234,7 +230,7 @@ def bytes_of(stage: Stage, other: Other, form: KVFormat) -> int:
 
 def test_a_foreign_order_is_refused_by_name(stage: Stage) -> None:
     worker = PrefillWorker(stage.settings)
-    order = BridgeOrder(bridge="a" * 64, source_tokens=3, tokens=3)
+    order = BridgeOrder(bridge="a" * 64, source_tokens=3, token_ids=[5, 6, 7])
     request = PrefillRequest(
         request_id="r",
         model_id=worker.engine.model_id.digest,
@@ -264,7 +260,7 @@ def test_a_decode_worker_wants_its_own_bridges_caches(stage: Stage) -> None:
         hand_off = worker.hand_off
         assert hand_off is not None
         assert set(worker.inboxes) == {worker.base_id, hand_off.made_id}
-        own = BridgeOrder(bridge=hand_off.digest, source_tokens=3, tokens=3)
+        own = BridgeOrder(bridge=hand_off.digest, source_tokens=3, token_ids=[5, 6, 7])
         offered = {"ticket": {}, "tokens": 3, "cached_tokens": 0, "kv_format": {}}
         for made_by, order, said in (
             # Of the module, with nobody to bridge it; bridged, and to be bridged again.

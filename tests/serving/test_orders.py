@@ -12,7 +12,7 @@ from prefillshare.serving.messages import BridgeOrder, DecodeRequest
 @pytest.mark.parametrize(
     "fields",
     [
-        {"tokens": 2},
+        {"token_ids": [4, 5]},
         {"shares": [[(0, 1.0)]]},
         {"shares": [[(0, 1.0)], [(3, 1.0)], [(1, 1.0)]]},
         {"shares": [[(0, 1.0)], [], [(1, 1.0)]]},
@@ -22,16 +22,16 @@ from prefillshare.serving.messages import BridgeOrder, DecodeRequest
 def test_an_inconsistent_order_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="shares"):
         BridgeOrder.model_validate(
-            {"bridge": "a" * 64, "source_tokens": 3, "tokens": 3, **fields}
+            {"bridge": "a" * 64, "source_tokens": 3, "token_ids": [1, 2, 3], **fields}
         )
 
 
 def test_a_bridged_cache_ends_at_the_boundary() -> None:
-    order = {"bridge": "a", "source_tokens": 3, "tokens": 3}
+    order = {"bridge": "a", "source_tokens": 3, "token_ids": [1, 2, 3]}
     fields: dict[str, Any] = {"request_id": "r", "token_ids": [1, 2, 3]}
     fields["prefill"] = None
     fields |= {"max_tokens": 1, "stop_ids": []}
-    with pytest.raises(ValueError, match="would have 3 tokens, but the boundary is at"):
+    with pytest.raises(ValueError, match="3 tokens that are not the 2 before"):
         DecodeRequest.model_validate({**fields, "boundary": 2, "bridge": order})
     with pytest.raises(ValueError, match="leaves none of 3 tokens"):
         DecodeRequest.model_validate({**fields, "boundary": 3})

@@ -15,15 +15,12 @@ from transformers import (
 from prefillshare.errors import DataError
 from prefillshare.kv.cache import KVCache
 from prefillshare.kv.layout import KVLayout
-from prefillshare.models.bridge.bridge import (
-    Bridge,
-    BridgeSpec,
-    CacheShape,
-    attach_bridge,
-)
+from prefillshare.models.bridge.bridge import Bridge, attach_bridge
 from prefillshare.models.bridge.prompt import lay_out_across
 from prefillshare.models.bridge.rotary import rotaries_of
 from prefillshare.models.bridge.spans import Alignment
+from prefillshare.models.bridge.spec import BridgeSpec, CacheShape
+from prefillshare.models.bridge.target import TargetTokens
 from prefillshare.models.loading import load_model
 from prefillshare.models.prefill import PrefillModule
 from prefillshare.models.prompt import Boundary, Prompt, SourceTokens
@@ -34,6 +31,7 @@ from prefillshare.training.prefixes import PrefixStore
 from prefillshare.training.schemes.base import score
 from prefillshare.training.schemes.bridged import Bridged
 from prefillshare.training.schemes.cached import Cached
+from tests.bridges import random_bridge
 from tests.training.examples import UNITS, group
 from tests.words import word_tokenizer
 
@@ -58,18 +56,9 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedModel:
 @pytest.fixture
 def decoder(tiny_model: PreTrainedModel, target: PreTrainedModel) -> PreTrainedModel:
     """`target` behind a bridge from the tiny model, whose maps are random."""
-    here, there = (
-        CacheShape.of(KVLayout.from_config(model.config))
-        for model in (tiny_model, target)
-    )
     layers = ((0,), (0, 1), (1,))
-    spec = BridgeSpec(here, there, layers, "gated", rank=8, width=4)
-    bridge = Bridge(spec, rotaries_of(tiny_model), rotaries_of(target)).double()
-    generator = torch.Generator().manual_seed(4)
-    for parameter in bridge.parameters():
-        parameter.data = 0.4 * torch.randn(
-            parameter.shape, dtype=torch.float64, generator=generator
-        )
+    changes = {"kind": "gated", "rank": 8, "width": 4, "embeddings": 3}
+    bridge = random_bridge(tiny_model, target, layers, **changes)
     attach_bridge(target, bridge)
     return target
 
@@ -86,8 +75,7 @@ def alone(prefill: Any, decoder: Any, example: Example) -> torch.Tensor:
     bridged = decoder.bridge(
         tuple((k[None], v[None]) for k, v in cache.layers),
         torch.arange(len(source.token_ids)),
-        Alignment.of(source.shares),
-        torch.arange(prompt.boundary),
+        TargetTokens.prompt(example.prefill_ids, Alignment.of(source.shares)),
     )
     past = KVCache(tuple((k[0], v[0]) for k, v in bridged)).to_transformers()
     rows, ids = [], list(prompt.remainder)

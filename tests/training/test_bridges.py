@@ -52,7 +52,7 @@ def test_a_hopeless_pair_is_refused_with_reasons(
     assert "own prefill gains" in said and "50% are asked for" in said
     assert (
         "asked for (the maps explain" in said
-        and "raise layers, nearest or rank" in said
+        and "raise layers, nearest, rank or embeddings" in said
     )
     assert not (tmp_path / "bridge").exists()
 

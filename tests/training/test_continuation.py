@@ -7,10 +7,12 @@ import torch
 from transformers import PreTrainedModel
 
 from prefillshare.kv.layout import KVLayout
-from prefillshare.models.bridge.bridge import Bridge, BridgeSpec, CacheShape
+from prefillshare.models.bridge.bridge import Bridge
 from prefillshare.models.bridge.fit import Pair
 from prefillshare.models.bridge.rotary import rotaries_of
 from prefillshare.models.bridge.spans import Alignment
+from prefillshare.models.bridge.spec import BridgeSpec, CacheShape
+from prefillshare.models.bridge.target import TargetTokens
 from prefillshare.models.prefill import PrefillModule
 from prefillshare.training.bridges.continuation import (
     Continuation,
@@ -53,7 +55,8 @@ def test_a_copied_cache_is_own_prefill_and_no_context_keeps_one_token(
     tables = rotaries_of(tiny_model), rotaries_of(tiny_model)
     cache = PrefillModule(tiny_model).prefill(IDS)
     layers = tuple((k[None], v[None]) for k, v in cache.layers)
-    found = continuation(tiny_model, Bridge(spec, *tables), Pair(layers, layers), IDS)
+    pair = Pair(layers, layers, TargetTokens.prompt(IDS))
+    found = continuation(tiny_model, Bridge(spec, *tables), pair, IDS)
     with torch.no_grad():
         whole = tiny_model(input_ids=torch.tensor([IDS])).logits[0]
         bare = tiny_model(input_ids=torch.tensor([[IDS[0], *IDS[39:]]])).logits[0]
@@ -83,7 +86,7 @@ def test_an_alignment_is_cut_with_its_text(tiny_model: PreTrainedModel) -> None:
             keys[:, :, 40:] += tail
             values[:, :, 40:] += tail
         own = tuple((k[None], v[None]) for k, v in target.layers)
-        pair = Pair(layers, own, rows)
+        pair = Pair(layers, own, TargetTokens.prompt(IDS[:40], rows))
         return continuation(tiny_model, bridge, pair, IDS[:40]).bridged
 
     # Half of 40 target tokens are 40 source tokens; what stands behind is not read.

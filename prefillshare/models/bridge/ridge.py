@@ -12,6 +12,9 @@ import torch
 
 from prefillshare.errors import DataError
 
+# A variance so small divides nothing.
+_NOTHING = 1e-30
+
 
 @dataclass(frozen=True)
 class LinearMap:
@@ -26,8 +29,9 @@ class LinearMap:
 
 
 class NormalEquations:
-    """Sums from which any ridge fit of the examples follows, in double precision.
+    """Sums from which any ridge fit of the examples follows.
 
+    What is added at once is multiplied in its own precision, and summed up in double.
     Memory is `F * (F + O)` numbers, however many examples there were.
     """
 
@@ -37,17 +41,17 @@ class NormalEquations:
         self._xy = torch.zeros(features, outputs, dtype=torch.float64)
         self._x = torch.zeros(features, dtype=torch.float64)
         self._y = torch.zeros(outputs, dtype=torch.float64)
-        self._yy = torch.zeros((), dtype=torch.float64)
+        self._yy = torch.zeros(outputs, dtype=torch.float64)
 
     def add(self, x_NF: torch.Tensor, y_NO: torch.Tensor) -> None:  # noqa: N803
         """Count more examples in."""
-        x, y = x_NF.double(), y_NO.double()
+        x, y = x_NF, y_NO
         self.examples += len(x)
         self._xx += x.T @ x
         self._xy += x.T @ y
-        self._x += x.sum(0)
-        self._y += y.sum(0)
-        self._yy += y.square().sum()
+        self._x += x.sum(0, dtype=torch.float64)
+        self._y += y.sum(0, dtype=torch.float64)
+        self._yy += y.double().square().sum(0)
 
     def of_features(self, columns: Sequence[int]) -> NormalEquations:
         """The sums as if only these features had been seen."""
@@ -58,12 +62,13 @@ class NormalEquations:
         part._x = self._x[at]
         return part
 
-    def solve(self, ridge: float, rank: int | None = None) -> LinearMap:
+    def solve(self, ridge: float, rank: int | None = None, parts: int = 1) -> LinearMap:
         """Minimise the mean squared error plus `ridge` times the mean square of x,
         times the squared weights; the bias is free.
 
         With `rank`, the best map of that rank among the projections of the full fit
-        (reduced-rank regression, Izenman 1975).
+        (reduced-rank regression, Izenman 1975), where each of `parts` equal parts of
+        the outputs counts alike, whatever its variance.
 
         Raises:
             DataError: there are no examples.
@@ -74,18 +79,33 @@ class NormalEquations:
         xx, xy, x, y = self._centred()
         penalty = ridge * xx.diagonal().mean()
         damped = xx + penalty * torch.eye(len(xx), dtype=xx.dtype)
-        weight = torch.linalg.lstsq(damped, xy, driver="gelsd").solution
+        weight = _solution(damped, xy)
         if rank is not None and rank < min(weight.shape):
-            weight = weight @ _leading(weight.T @ damped @ weight, rank)
+            size = self._deviation(parts)
+            even = weight / size
+            weight = even @ _leading(even.T @ damped @ even, rank) * size
         return LinearMap(weight, y - x @ weight)
 
-    def explained(self, fitted: LinearMap) -> float:
-        """The share of the outputs' variance that `fitted` explains (R squared)."""
+    def explained(self, fitted: LinearMap, parts: int = 1) -> tuple[float, ...]:
+        """The share of the variance that `fitted` explains (R squared).
+
+        One for each of `parts` equal parts of the outputs.
+        """
         xx, xy, _, y = self._centred()
-        total = self._yy / self.examples - y.square().sum()
+        total = self._yy / self.examples - y.square()
         weight = fitted.weight.double()
-        left = total - 2 * (weight * xy).sum() + (weight * (xx @ weight)).sum()
-        return float(1 - left / total)
+        left = total - 2 * (weight * xy).sum(0) + (weight * (xx @ weight)).sum(0)
+        shares = zip(left.chunk(parts), total.chunk(parts), strict=True)
+        return tuple(float(1 - error.sum() / whole.sum()) for error, whole in shares)
+
+    def _deviation(self, parts: int) -> torch.Tensor:
+        """Of every output `[O]`, the root mean variance of its part."""
+        y = self._y / self.examples
+        variances = (self._yy / self.examples - y.square()).chunk(parts)
+        means = [
+            part.mean().clamp_min(_NOTHING).expand(len(part)) for part in variances
+        ]
+        return torch.cat(means).sqrt()
 
     def _centred(self) -> tuple[torch.Tensor, ...]:
         """Covariances of x with x and with y, and the means of both."""
@@ -95,6 +115,15 @@ class NormalEquations:
         xx = self._xx / self.examples - torch.outer(x, x)
         xy = self._xy / self.examples - torch.outer(x, y)
         return xx, xy, x, y
+
+
+def _solution(damped: torch.Tensor, xy: torch.Tensor) -> torch.Tensor:
+    """`damped`⁻¹ `xy`; of several solutions, where it is singular, the smallest."""
+    factor, failed = torch.linalg.cholesky_ex(damped)
+    if not failed:
+        return torch.cholesky_solve(xy, factor)
+    solution: torch.Tensor = torch.linalg.lstsq(damped, xy, driver="gelsd").solution
+    return solution
 
 
 def _leading(fitted_OO: torch.Tensor, rank: int) -> torch.Tensor:  # noqa: N803

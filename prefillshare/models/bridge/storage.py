@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from prefillshare.errors import CheckpointError
 from prefillshare.files import written_whole
 from prefillshare.kv.identity import ModelId
-from prefillshare.models.bridge.bridge import Bridge, BridgeSpec
+from prefillshare.models.bridge.bridge import Bridge
 from prefillshare.models.bridge.rotary import Rotary
+from prefillshare.models.bridge.spec import BridgeSpec
 
 SPEC_FILE = "bridge.json"
 WEIGHTS_FILE = "bridge.safetensors"

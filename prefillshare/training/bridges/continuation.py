@@ -17,6 +17,7 @@ from prefillshare.kv.cache import KVCache
 from prefillshare.models.bridge.bridge import Bridge, Layers
 from prefillshare.models.bridge.fit import Pair
 from prefillshare.models.bridge.spans import Alignment
+from prefillshare.models.bridge.target import TargetTokens
 
 # Tokens behind the boundary, `[first, last]`; the last stretch has no end.
 STRETCHES = ((1, 16), (17, 64), (65, 256), (257, None))
@@ -46,11 +47,11 @@ def continuation(
     """
     cut = len(token_ids) // 2
     own = KVCache(tuple((k[0], v[0]) for k, v in pair.target)).slice(0, cut)
-    alignment = _first(pair.alignment, cut)
+    alignment = _first(pair.tokens.alignment, cut)
     read = cut if alignment is None else int(alignment.tokens.max()) + 1
-    here, there = torch.arange(read), torch.arange(cut)
     begun: Layers = tuple((k[:, :, :read], v[:, :, :read]) for k, v in pair.source)
-    layers = bridge(begun, here, alignment, there)
+    tokens = TargetTokens.prompt(token_ids[:cut], alignment)
+    layers = bridge(begun, torch.arange(read), tokens)
     made = KVCache(tuple((k[0], v[0]) for k, v in layers))
     # The token before the cut is read again by all: it predicts the first behind it.
     rest = torch.tensor([list(token_ids[cut - 1 :])])

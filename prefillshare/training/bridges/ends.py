@@ -14,11 +14,13 @@ from transformers import PreTrainedModel
 from prefillshare.config import Config
 from prefillshare.kv.identity import ModelId
 from prefillshare.kv.layout import KVLayout
-from prefillshare.models.bridge.bridge import CacheShape, Layers
+from prefillshare.models.bridge.bridge import Layers
 from prefillshare.models.bridge.fit import FitSettings, Pair
 from prefillshare.models.bridge.rotary import Rotary, rotaries_of
 from prefillshare.models.bridge.spans import Alignment
-from prefillshare.models.loading import load_model
+from prefillshare.models.bridge.spec import CacheShape
+from prefillshare.models.bridge.target import TargetTokens
+from prefillshare.models.loading import embeddings_of, load_model
 from prefillshare.models.prefill import PrefillModule
 from prefillshare.training.data import Example, Tokenisation
 from prefillshare.training.settings import TaskSettings, build_task
@@ -42,7 +44,8 @@ class BridgeSettings(Config):
             prefill gains over no context (`continuation.recovered`); null: any is.
         share: and if it has no more than this share of the decoder's parameters; null:
             however many.
-        layers, nearest, ridge, rank, width: see `models.bridge.fit.FitSettings`.
+        layers, nearest, ridge, rank, width, embeddings: see
+            `models.bridge.fit.FitSettings`.
     """
 
     model: Path
@@ -52,12 +55,13 @@ class BridgeSettings(Config):
     tokens: int = Field(20_000, ge=1)
     boundary: Literal["last_token", "suffix"] = "last_token"
     dtype: Literal["float64", "float32", "bfloat16"] = "float32"
-    layers: int = Field(2, ge=1)
+    layers: int = Field(2, ge=0)
     nearest: int = Field(8, ge=1)
     ridge: float = Field(0.01, ge=0.0)
     kind: Literal["copy", "linear", "gated"] = "linear"
     rank: int | None = Field(None, ge=1)
     width: int = Field(64, ge=1)
+    embeddings: int = Field(0, ge=0)
     recovered: float | None = Field(0.2, lt=1.0)
     share: float | None = Field(0.05, gt=0.0)
 
@@ -71,6 +75,7 @@ class BridgeSettings(Config):
             kind=self.kind,
             rank=self.rank,
             width=self.width,
+            embeddings=self.embeddings,
         )
 
 
@@ -109,6 +114,11 @@ class Ends:
         """Of every layer of both."""
         return rotaries_of(self.source), rotaries_of(self.target)
 
+    @property
+    def table(self) -> torch.Tensor:
+        """The target's embeddings `[V, E]`."""
+        return embeddings_of(self.target)
+
     def caches(self, example: Example) -> Pair:
         """Both models' caches of an example's prompt up to the boundary."""
         source = example.prompt.source
@@ -116,7 +126,10 @@ class Ends:
         return Pair(
             _layers(self._prefills[0], read),
             _layers(self._prefills[1], example.prefill_ids),
-            None if source is None else Alignment.of(source.shares),
+            TargetTokens.prompt(
+                example.prefill_ids,
+                None if source is None else Alignment.of(source.shares),
+            ),
         )
 
     def prompts(self, tasks: Sequence[TaskSettings], split: Any) -> Iterator[Example]:

@@ -10,8 +10,9 @@ import torch
 
 from prefillshare.errors import BridgeError
 from prefillshare.kv.identity import ModelId
-from prefillshare.models.bridge.bridge import Bridge, BridgeSpec
+from prefillshare.models.bridge.bridge import Bridge
 from prefillshare.models.bridge.fit import Fitted, Pair, fit_bridge
+from prefillshare.models.bridge.spec import BridgeSpec
 from prefillshare.models.bridge.storage import save_bridge
 from prefillshare.models.prune import Pruned
 from prefillshare.training.bridges.ends import BridgeSettings, Ends, Say
@@ -33,7 +34,11 @@ def fit(settings: BridgeSettings, say: Say) -> dict[str, Any]:
     began = time.perf_counter()
     fitted = _copied(ends, settings) if settings.kind == "copy" else None
     fitted = fitted or fit_bridge(
-        _pairs(ends, settings, say), ends.shapes, ends.rotaries, settings.fit()
+        _pairs(ends, settings, say),
+        ends.shapes,
+        ends.rotaries,
+        settings.fit(),
+        ends.table,
     )
     seconds = time.perf_counter() - began
     bridge = fitted.bridge
@@ -84,8 +89,8 @@ def _hopeless(
     return BridgeError(
         f"{settings.decoder_model} cannot read {settings.model} through this bridge: "
         f"{trial.sentence}, and {wanted:.0%} are asked for{told}. Fit to more tokens, "
-        "or to prompts more like those to be read; raise layers, nearest or rank; or "
-        "set `recovered: null` and train the bridge with its decoder"
+        "or to prompts more like those to be read; raise layers, nearest, rank or "
+        "embeddings; or set `recovered: null` and train the bridge with its decoder"
     )
 
 

@@ -33,7 +33,7 @@ def hand_off_cost(
     alignment, read = _repeated(example, tokens)
     cache = _any_cache(ends, read)
     ways: dict[str, Callable[[], object]] = {
-        "bridge": lambda: bridge.carry(cache, alignment, tokens),
+        "bridge": lambda: bridge.carry(cache, ids, alignment),
         "own_prefill": lambda: own.prefill(ids),
     }
     seconds = _in_turn(ways, rounds)

@@ -78,6 +78,7 @@ def inspect(settings: BridgeSettings, say: Say, prompts: int = 8) -> dict[str, A
     """
     ends = Ends.open(settings)
     bridge = load_bridge(settings.output, ends.ids)
+    bridge.take_embeddings(ends.table)
     trial = try_out(ends, settings, bridge, prompts)
     say(trial.sentence)
     example = next(ends.prompts(settings.tasks, "test"))
@@ -100,6 +101,6 @@ def try_out(
 @torch.no_grad()
 def bridged(bridge: Bridge, pair: Pair) -> Layers:
     """What `bridge` makes of the source's cache, in the target's tokens."""
-    here, there = (torch.arange(x[0][0].shape[2]) for x in (pair.source, pair.target))
-    layers: Layers = bridge(pair.source, here, pair.alignment, there)
+    positions = torch.arange(pair.source[0][0].shape[2])
+    layers: Layers = bridge(pair.source, positions, pair.tokens)
     return layers

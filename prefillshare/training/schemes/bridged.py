@@ -14,8 +14,9 @@ import torch
 
 from prefillshare.models.bridge.bridge import Layers, bridge_of
 from prefillshare.models.bridge.spans import Alignment, Shares
+from prefillshare.models.bridge.target import TargetTokens
 from prefillshare.training.objective import ResponseScores
-from prefillshare.training.packing import Packed, Piece, Span, prefix_tree
+from prefillshare.training.packing import Packed, Piece, Row, Span, prefix_tree
 from prefillshare.training.prefixes import PrefixStore
 from prefillshare.training.rows import ReadCache, read_row
 from prefillshare.training.schemes.cached import Cached, reading_mask
@@ -23,11 +24,11 @@ from prefillshare.training.schemes.cached import Cached, reading_mask
 
 @dataclass(frozen=True)
 class _Prefilled:
-    """The source's cache, its positions, and where the decoder's tokens come from."""
+    """The source's cache, its positions, and the decoder's tokens that it is of."""
 
     layers: Layers
     positions: torch.Tensor
-    alignment: Alignment | None
+    target: TargetTokens
 
 
 class Bridged:
@@ -41,10 +42,12 @@ class Bridged:
         device = self._cached.prefill_model.device
         if any(example.prompt.source is None for example in packed.examples):
             positions = packed.prefill.positions(device)[0]
-            return _Prefilled(self._cached.prefill(packed), positions, None)
+            target = _target(packed.prefill, None, device)
+            return _Prefilled(self._cached.prefill(packed), positions, target)
         source, alignment = _source(packed)
         positions = source.prefill.positions(device)[0]
-        return _Prefilled(self._cached.prefill(source), positions, alignment)
+        target = _target(packed.prefill, alignment, device)
+        return _Prefilled(self._cached.prefill(source), positions, target)
 
     def read(
         self, decoder: Any, packed: Packed, which: Sequence[int], prefilled: _Prefilled
@@ -52,16 +55,18 @@ class Bridged:
         """Score the examples `which` on the bridged cache."""
         bridge = bridge_of(decoder)
         assert bridge is not None, "a decoder is read through the bridge that it has"
-        layers = bridge(
-            prefilled.layers,
-            prefilled.positions,
-            prefilled.alignment,
-            packed.prefill.positions(decoder.device)[0],
-        )
+        layers = bridge(prefilled.layers, prefilled.positions, prefilled.target)
         row = packed.decoder_row(which)
         mask = reading_mask(decoder, packed.prefill, row)
         examples = [packed.examples[i] for i in which]
         return read_row(decoder, row, examples, ReadCache(layers), mask)
+
+
+def _target(
+    row: Row, alignment: Alignment | None, device: torch.device
+) -> TargetTokens:
+    before = torch.tensor(row.before(), device=device)
+    return TargetTokens(row.ids(device)[0], row.positions(device)[0], before, alignment)
 
 
 def _source(packed: Packed) -> tuple[Packed, Alignment]:

@@ -13,21 +13,18 @@ from transformers import PreTrainedModel
 from prefillshare.errors import BridgeError, CheckpointError, IdentityError
 from prefillshare.kv.identity import ModelId
 from prefillshare.kv.layout import KVLayout
-from prefillshare.models.bridge.bridge import (
-    Bridge,
-    BridgeSpec,
-    CacheShape,
-    Layers,
-)
+from prefillshare.models.bridge.bridge import Bridge, Layers
 from prefillshare.models.bridge.fit import FitSettings, Pair, fit_bridge
 from prefillshare.models.bridge.rotary import Rotary, rotaries_of
 from prefillshare.models.bridge.spans import Alignment, align, identity
+from prefillshare.models.bridge.spec import BridgeSpec, CacheShape
 from prefillshare.models.bridge.storage import (
     bridge_digest,
     bridge_origin,
     load_bridge,
     save_bridge,
 )
+from prefillshare.models.bridge.target import TargetTokens
 from prefillshare.models.prefill import PrefillModule
 
 SOURCE, TARGET = CacheShape(4, 3, 8), CacheShape(2, 1, 16)
@@ -46,6 +43,18 @@ def cache(shape: CacheShape, tokens: int, seed: int = 0) -> Layers:
         return torch.randn(size, dtype=torch.float64, generator=generator)
 
     return tuple((draw(), draw()) for _ in range(shape.layers))
+
+
+def tokens(count: int, alignment: Alignment | None = None) -> TargetTokens:
+    return TargetTokens.prompt([7 * i % 5 for i in range(count)], alignment)
+
+
+def mapped(bridge: Bridge, source: Layers, aligned: Alignment | None = None) -> Layers:
+    """A whole prompt's cache."""
+    read = source[0][0].shape[2]
+    count = read if aligned is None else len(aligned.tokens)
+    made: Layers = bridge(source, torch.arange(read), tokens(count, aligned))
+    return made
 
 
 def true_bridge() -> Bridge:
@@ -67,8 +76,9 @@ def fitted(kind: Any = "linear", rank: int | None = None, **changes: Any) -> Bri
     pairs = []
     for seed in range(4):
         source = cache(SOURCE, 40, seed)
-        made = truth(source, torch.arange(40))
-        pairs.append(Pair(source, tuple((k.detach(), v.detach()) for k, v in made)))
+        made = mapped(truth, source)
+        layers = tuple((k.detach(), v.detach()) for k, v in made)
+        pairs.append(Pair(source, layers, tokens(40)))
     settings = FitSettings(kind=kind, rank=rank, ridge=1e-10, nearest=4, **changes)
     rotaries = (SOURCE_ROTARIES, TARGET_ROTARIES)
     found = fit_bridge(pairs, (SOURCE, TARGET), rotaries, settings)
@@ -90,7 +100,7 @@ def test_a_copy_is_the_source_to_the_bit(tiny_model: PreTrainedModel) -> None:
         for k, v in PrefillModule(tiny_model).prefill([5, 6, 7]).layers
     )
     bridge = Bridge(BridgeSpec(shape, shape, ((0,), (1,))), turns, turns)
-    found = bridge(source, torch.arange(3), identity(3))
+    found = mapped(bridge, source, identity(3))
     for mine, theirs in zip(found, source, strict=True):
         assert torch.equal(mine[0], theirs[0]) and torch.equal(mine[1], theirs[1])
     assert bridge.parameter_count == 0
@@ -102,7 +112,7 @@ def test_half_the_layers_can_be_copied() -> None:
         BridgeSpec(SOURCE, half, ((1,), (3,))), SOURCE_ROTARIES, SOURCE_ROTARIES
     )
     source = cache(SOURCE, 5)
-    found = bridge(source, torch.arange(5))
+    found = mapped(bridge, source)
     assert found[0] is source[1] and found[1] is source[3]
 
 
@@ -113,7 +123,7 @@ def test_copied_keys_turn_to_where_their_tokens_stand() -> None:
     bridge = Bridge(BridgeSpec(one, one, ((0,),)), [turn], [turn])
     ((keys, values),) = cache(one, 3)
     two = Alignment(torch.tensor([[0], [2]]), torch.ones(2, 1))
-    ((moved, kept),) = bridge(((keys, values),), torch.arange(3), two, torch.arange(2))
+    ((moved, kept),) = mapped(bridge, ((keys, values),), two)
     plain = turn.unrotate(keys[0], torch.arange(3))[:, [0, 2]]
     torch.testing.assert_close(moved[0], turn.rotate(plain, torch.arange(2)))
     assert torch.equal(kept[0], values[0][:, [0, 2]])
@@ -123,15 +133,15 @@ def test_a_fit_finds_the_layers_and_the_map() -> None:
     bridge = fitted()
     assert bridge.spec.sources == SOURCES
     source = cache(SOURCE, 30, seed=77)
-    wanted = true_bridge()(source, torch.arange(30))
-    assert_alike(bridge(source, torch.arange(30)), wanted, 1e-4)
+    wanted = mapped(true_bridge(), source)
+    assert_alike(mapped(bridge, source), wanted, 1e-4)
 
 
 def test_tokens_of_another_tokenizer_are_mapped_as_means() -> None:
     bridge, source = fitted(), cache(SOURCE, 4, seed=3)
     fine, coarse = [(0, 1), (1, 2), (2, 3), (3, 4)], [(0, 2), (2, 4)]
     aligned = align(fine, coarse)
-    found = bridge(source, torch.arange(4), aligned, torch.arange(2))
+    found = mapped(bridge, source, aligned)
     assert [k.shape for k, _ in found] == [(1, 1, 2, 16)] * 2
     means = tuple(
         (
@@ -143,14 +153,14 @@ def test_tokens_of_another_tokenizer_are_mapped_as_means() -> None:
         )
         for k, v in source
     )
-    assert_alike(found, bridge(means, torch.arange(2)), 1e-12)
+    assert_alike(found, mapped(bridge, means), 1e-12)
 
 
 def test_a_gated_bridge_starts_as_the_linear_one() -> None:
     source = cache(SOURCE, 6)
-    wanted = fitted()(source, torch.arange(6))
+    wanted = mapped(fitted(), source)
     gated = fitted("gated")
-    assert_alike(gated(source, torch.arange(6)), wanted, 1e-6)
+    assert_alike(mapped(gated, source), wanted, 1e-6)
     assert gated.parameter_count > fitted().parameter_count
 
 
@@ -158,9 +168,7 @@ def test_a_low_rank_has_fewer_parameters_and_all_of_them_learn() -> None:
     bridge = fitted(rank=4)
     assert bridge.parameter_count < fitted().parameter_count / 2
     loss = sum(
-        x.square().sum()
-        for pair in bridge(cache(SOURCE, 6), torch.arange(6))
-        for x in pair
+        x.square().sum() for pair in mapped(bridge, cache(SOURCE, 6)) for x in pair
     )
     assert isinstance(loss, torch.Tensor)
     torch.autograd.backward(loss)
@@ -176,7 +184,7 @@ def test_a_saved_bridge_is_the_same_and_knows_its_models(
     bridge, source = fitted(kind), cache(SOURCE, 6)
     save_bridge(bridge, tmp_path / "bridge", IDS)
     loaded = load_bridge(tmp_path / "bridge", IDS)
-    assert_alike(loaded(source, torch.arange(6)), bridge(source, torch.arange(6)), 0)
+    assert_alike(mapped(loaded, source), mapped(bridge, source), 0)
     with pytest.raises(IdentityError, match="the source of the bridge"):
         load_bridge(tmp_path / "bridge", (IDS[1], IDS[1]))
     before = bridge_digest(tmp_path / "bridge")
@@ -234,6 +242,14 @@ def test_a_damaged_bridge_is_said_so(tmp_path: Path) -> None:
         ({"sources": ((0,), (4,))}, r"name layers \[0, 4\] of 4"),
         ({"sources": ((0,), ())}, "name at least one"),
         ({"sources": ((0,), (1,)), "kind": "copy"}, "3 x 8 into 1 x 16; use `linear`"),
+        (
+            {"sources": SOURCES, "embeddings": 2},
+            "should see 2 embeddings of no numbers",
+        ),
+        (
+            {"sources": SOURCES, "kind": "copy", "embeddings": 2, "embedding_dim": 4},
+            "kind `copy` sees no embeddings",
+        ),
     ],
 )
 def test_a_spec_that_cannot_be_is_refused(fields: dict[str, Any], message: str) -> None:
@@ -242,7 +258,7 @@ def test_a_spec_that_cannot_be_is_refused(fields: dict[str, Any], message: str) 
 
 
 def test_too_little_text_is_refused() -> None:
-    pair = Pair(cache(SOURCE, 20), cache(TARGET, 20))
+    pair = Pair(cache(SOURCE, 20), cache(TARGET, 20), tokens(20))
     rotaries = (SOURCE_ROTARIES, TARGET_ROTARIES)
-    with pytest.raises(BridgeError, match="19 tokens cannot fit maps of 48 features"):
+    with pytest.raises(BridgeError, match="19 tokens cannot fit maps of 96 features"):
         fit_bridge([pair], (SOURCE, TARGET), rotaries, FitSettings())

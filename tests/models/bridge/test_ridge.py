@@ -54,7 +54,7 @@ def test_a_low_rank_keeps_the_directions_that_matter() -> None:
     equations = sums(X, y)
     fitted = equations.solve(0.0, rank=1)
     assert torch.linalg.matrix_rank(fitted.weight, rtol=1e-6) == 1
-    assert equations.explained(fitted) > 0.999
+    assert equations.explained(fitted)[0] > 0.999
     worse = sums().solve(0.0, rank=1)
     assert sums().explained(worse) < sums().explained(sums().solve(0.0))
 
@@ -63,7 +63,23 @@ def test_what_is_explained_is_r_squared() -> None:
     fitted = sums().solve(0.05)
     left = (Y - fitted(X)).square().sum()
     wanted = 1 - left / (Y - Y.mean(0)).square().sum()
-    assert sums().explained(fitted) == pytest.approx(float(wanted))
+    (found,) = sums().explained(fitted)
+    assert found == pytest.approx(float(wanted))
+    halves = (slice(0, 2), slice(2, 4))
+    for part, half in zip(sums().explained(fitted, 2), halves, strict=True):
+        left = (Y - fitted(X))[:, half].square().sum()
+        whole = (Y - Y.mean(0))[:, half].square().sum()
+        assert part == pytest.approx(float(1 - left / whole))
+
+
+def test_a_low_rank_is_shared_among_parts_whatever_their_size() -> None:
+    """One direction each: without parts, both would go to the larger outputs."""
+    loud, quiet = X[:, :2] * 1000, X[:, 2:4] * 0.001
+    faint = torch.tensor([1, 0.1, 1, 0.1])
+    equations = sums(X, torch.cat([loud, quiet], 1) * faint)
+    alone = equations.explained(equations.solve(1e-9, rank=2), 2)
+    shared = equations.explained(equations.solve(1e-9, rank=2, parts=2), 2)
+    assert alone[1] < 0.1 < 0.9 < min(shared)
 
 
 def test_features_that_never_vary_do_no_harm() -> None:
