@@ -41,12 +41,13 @@ class Learner:
 
     def set_rate(self, step: int, settings: RunSettings) -> float:
         """Set and return the learning rate of `step`."""
-        rate = settings.learning_rate * learning_rate_factor(
+        factor = learning_rate_factor(
             step, warmup=settings.warmup_steps, steps=settings.steps
         )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        return rate
+        rates = _by_rate(self.trained, settings)
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = factor * rate
+        return factor * settings.learning_rate
 
     def update(self, max_grad_norm: float) -> float:
         """One step along the gradients, which are then dropped; returns their norm.
@@ -73,9 +74,23 @@ def optimizer_over(
 ) -> torch.optim.Optimizer:
     """The optimizer that `settings` name."""
     rate, decay = settings.learning_rate, settings.weight_decay
+    groups = [
+        {"params": parameters, "lr": each}
+        for each, parameters in _by_rate(trained, settings).items()
+    ]
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(trained.values(), lr=rate, weight_decay=decay)
-    return torch.optim.AdamW(trained.values(), lr=rate, weight_decay=decay, fused=True)
+        return torch.optim.SGD(groups, lr=rate, weight_decay=decay)
+    return torch.optim.AdamW(groups, lr=rate, weight_decay=decay, fused=True)
+
+
+def _by_rate(
+    trained: dict[str, torch.nn.Parameter], settings: RunSettings
+) -> dict[float, list[torch.nn.Parameter]]:
+    """The parameters that learn at the same rate, in the order of the first of each."""
+    groups: dict[float, list[torch.nn.Parameter]] = {}
+    for name, parameter in trained.items():
+        groups.setdefault(settings.rate_of(name), []).append(parameter)
+    return groups
 
 
 def compile_layers(model: Any, backend: str) -> None:

@@ -127,6 +127,13 @@ class RunSettings(Config):
     push_to_hub: str | None = None
     hub_private: bool = True
 
+    def rate_of(self, parameter: str) -> float:
+        """The learning rate, after warming up, of the parameter of this name."""
+        return self.learning_rate
+
+
+# Names of a bridge's parameters in a decoder's model begin so.
+BRIDGE_PREFIX = "bridge."
 
 # What a resumed run, or a result that is reused, may differ in: it bears on where a
 # run works and whom it tells, not on what is learned.
@@ -147,7 +154,8 @@ class TrainSettings(RunSettings):
     `decoder_model` is another model whose weights the decoders start from, with its
     own tokenizer; on the shared prefill they read through `bridge`, which
     `prefillshare bridge fit` made and which they learn too; with `bridge_alone`,
-    nothing else is learned.
+    nothing else is learned. `bridge_learning_rate` is the bridge's, by default a tenth
+    of `learning_rate`: its weights are fitted already, where LoRA's begin at nothing.
     """
 
     task: TaskSettings | None = None
@@ -158,6 +166,7 @@ class TrainSettings(RunSettings):
     decoder_model: Path | None = None
     bridge: Path | None = None
     bridge_alone: bool = False
+    bridge_learning_rate: float | None = Field(None, gt=0.0)
     path: Literal["cached", "one_pass"] = "cached"
 
     @model_validator(mode="after")
@@ -176,6 +185,12 @@ class TrainSettings(RunSettings):
             )
         self._require_bridgeable()
         return self
+
+    def rate_of(self, parameter: str) -> float:
+        """See `RunSettings`; a bridge has its own."""
+        if not parameter.startswith(BRIDGE_PREFIX):
+            return self.learning_rate
+        return self.bridge_learning_rate or 0.1 * self.learning_rate
 
     def _require_bridgeable(self) -> None:
         other, shared = self.decoder_model is not None, self.prefill == "shared"

@@ -86,6 +86,33 @@ def test_a_decoder_and_its_bridge_are_trained_saved_and_loaded(
         Decoder.load(saved, experiment.base, experiment.workshop.model_id)
 
 
+@pytest.mark.parametrize(("rate", "expected"), [(None, 1e-3), (0.004, 4e-3)])
+def test_a_bridge_learns_at_a_rate_of_its_own(
+    tiny_directory: Path, target: Path, tmp_path: Path, rate: Any, expected: float
+) -> None:
+    """One SGD step moves weights by rate times gradient."""
+    run("fit", write_config(tmp_path, tiny_directory, target), "rank=4")
+    changes = {"bridge_learning_rate": rate, "optimizer": "sgd", "steps": 1}
+    changes |= {"warmup_steps": 0, "max_grad_norm": 1e9}
+    settings = decoder_settings(tmp_path, tiny_directory, target, **changes)
+    experiment, trainer = decoder_run(settings)
+    (decoder,) = experiment.decoders
+    before = {n: p.detach().clone() for n, p in decoder.model.named_parameters()}
+    gradients: dict[str, torch.Tensor] = {}
+    for name, parameter in decoder.model.named_parameters():
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(
+                lambda p, name=name: gradients.update({name: p.grad.clone()})
+            )
+    trainer.run(no_word)
+    assert any("bridge." in name for name in gradients)
+    for name, parameter in decoder.model.named_parameters():
+        if name in gradients:
+            used = expected if name.startswith("bridge.") else 0.01
+            wanted = before[name] - used * gradients[name]
+            torch.testing.assert_close(parameter.detach(), wanted)
+
+
 def test_the_other_model_can_prefill_for_itself(
     tiny_directory: Path, target: Path, tmp_path: Path
 ) -> None:
