@@ -1,0 +1,1 @@
+"""A slow, long or stalling link between two programs on one host."""
