@@ -181,5 +181,6 @@ async def _give_out(pipe: Pipe, writer: asyncio.StreamWriter, way: Direction) ->
             return
         writer.write(data)
         await writer.drain()
-        pipe.chunks.popleft()
+        # In this order: cancelled on the way, what the link holds is still counted.
         await way.leave(len(data))
+        pipe.chunks.popleft()
