@@ -50,7 +50,8 @@ def decoder_settings(folder: Path, source: Path, target: Path, **changes: Any) -
 def test_a_decoder_and_its_bridge_are_trained_saved_and_loaded(
     tiny_directory: Path, target: Path, tmp_path: Path, method: str
 ) -> None:
-    run("fit", write_config(tmp_path, tiny_directory, target), "rank=4")
+    config = write_config(tmp_path, tiny_directory, target)
+    run("fit", config, "rank=4", "embeddings=2", "tokens=2000")
     settings = decoder_settings(tmp_path, tiny_directory, target, method=method)
     experiment, trainer = decoder_run(settings)
     before = {n: p.clone() for n, p in experiment.workshop.weights.named_parameters()}

@@ -123,3 +123,24 @@ def test_too_little_text_is_said(
     few = json.dumps({**TASK, "contexts": 1, "records": 1, "questions": 1})
     assert main([*arguments, "--set", f"tasks=[{few}]", "--set", "layers=900"]) == 1
     assert "give more text, or fewer layers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["layers=0"], "leaves nothing to map; set `embeddings`"),
+        (["kind=copy", "embeddings=2"], "maps nothing; leave `embeddings` out"),
+    ],
+)
+def test_a_bridge_of_nothing_is_refused_at_once(
+    tmp_path: Path,
+    overrides: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = write_config(tmp_path, tmp_path / "a", tmp_path / "b")
+    arguments = ["bridge", "fit", "--config", str(config)]
+    for override in overrides:
+        arguments += ["--set", override]
+    assert main(arguments) != 0
+    assert said in capsys.readouterr().err

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from transformers import PreTrainedModel
 
 from prefillshare.config import Config
@@ -64,6 +64,14 @@ class BridgeSettings(Config):
     embeddings: int = Field(0, ge=0)
     recovered: float | None = Field(0.2, lt=1.0)
     share: float | None = Field(0.05, gt=0.0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.kind == "copy" and self.embeddings:
+            raise ValueError("`kind: copy` maps nothing; leave `embeddings` out")
+        if not self.layers and not self.embeddings:
+            raise ValueError("`layers: 0` leaves nothing to map; set `embeddings`")
+        return self
 
     def fit(self) -> FitSettings:
         """How the maps are fitted."""
