@@ -29,7 +29,7 @@ from prefillshare.serving.messages import (
 )
 from prefillshare.serving.settings import DecoderSettings, ServeSettings
 from prefillshare.serving.worker import ComputeThread, worker_app
-from prefillshare.transfer.tcp import TcpImporter
+from prefillshare.transfer.tickets.tcp import TcpImporter
 
 Emit = Callable[[DecodeEvent | None], None]
 

@@ -6,7 +6,7 @@ from prefillshare.errors import IdentityError
 from prefillshare.kv.cache import KVCache
 from prefillshare.kv.staging import Staging
 from prefillshare.serving.messages import PrefillReply
-from prefillshare.transfer.base import Importer, Ticket, TransferStats
+from prefillshare.transfer.tickets.base import Importer, Ticket, TransferStats
 
 
 class Inbox:

@@ -15,7 +15,7 @@ from prefillshare.serving.messages import BridgeOrder, PrefillReply, PrefillRequ
 from prefillshare.serving.outbox import Held, Outbox, outboxes_of
 from prefillshare.serving.settings import ServeSettings
 from prefillshare.serving.worker import ComputeThread, worker_app
-from prefillshare.transfer.tcp import TcpExporter
+from prefillshare.transfer.tickets.tcp import TcpExporter
 
 
 class PrefillWorker:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from prefillshare.transfer.linkemu.shaper import LinkSettings, Shaper
-from prefillshare.transfer.sockets import require_loopback
+from prefillshare.transfer.tickets.sockets import require_loopback
 
 # Small enough that a slow link flows evenly, large enough for a fast one.
 _READ_BYTES = 1 << 16

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from prefillshare.errors import ConfigError, TransferClosed, TransferRefused
-from prefillshare.transfer.base import Ticket
-from prefillshare.transfer.wire import (
+from prefillshare.transfer.tickets.base import Ticket
+from prefillshare.transfer.tickets.wire import (
     CAPABILITY_BYTES,
     TRANSFER_ID_BYTES,
     check_shape,

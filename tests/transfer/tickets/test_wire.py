@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefillshare.errors import TransferBroken, TransferError, TransferIntegrityError
-from prefillshare.transfer import wire
+from prefillshare.transfer.tickets import wire
 
 U64 = st.integers(0, 2**64 - 1)
 FRAMES: st.SearchStrategy[wire.Frame] = st.one_of(

@@ -15,9 +15,9 @@ from prefillshare.errors import (
     TransferIntegrityError,
     TransferTimeout,
 )
-from prefillshare.transfer.base import Ticket, TransferStats
-from prefillshare.transfer.leases import ExportTable
-from prefillshare.transfer.wire import DEFAULT_SLICE_BYTES, spans
+from prefillshare.transfer.tickets.base import Ticket, TransferStats
+from prefillshare.transfer.tickets.leases import ExportTable
+from prefillshare.transfer.tickets.wire import DEFAULT_SLICE_BYTES, spans
 
 _HOST = "memory"
 

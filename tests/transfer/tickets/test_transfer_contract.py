@@ -18,15 +18,15 @@ from prefillshare.errors import (
     TransferIntegrityError,
     TransferRefused,
 )
-from prefillshare.transfer.base import (
+from prefillshare.transfer.tickets.base import (
     Exporter,
     Importer,
     Ticket,
     TransferStats,
 )
-from prefillshare.transfer.leases import ExportTable
-from prefillshare.transfer.memory import Fault, MemoryExporter, MemoryNetwork
-from prefillshare.transfer.tcp import TcpExporter, TcpImporter
+from prefillshare.transfer.tickets.leases import ExportTable
+from prefillshare.transfer.tickets.memory import Fault, MemoryExporter, MemoryNetwork
+from prefillshare.transfer.tickets.tcp import TcpExporter, TcpImporter
 
 BLOCKS, SIZE, STEP = 5, 10_000, 4096
 WAIT = 5.0

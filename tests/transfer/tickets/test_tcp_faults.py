@@ -18,9 +18,9 @@ from prefillshare.errors import (
     TransferRefused,
     TransferTimeout,
 )
-from prefillshare.transfer import wire
-from prefillshare.transfer.base import Ticket
-from prefillshare.transfer.tcp import TcpExporter, TcpImporter
+from prefillshare.transfer.tickets import wire
+from prefillshare.transfer.tickets.base import Ticket
+from prefillshare.transfer.tickets.tcp import TcpExporter, TcpImporter
 
 WAIT = 5.0
 BLOCKS, SIZE = 2, 8

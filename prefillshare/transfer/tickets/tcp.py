@@ -21,16 +21,16 @@ from prefillshare.errors import (
     TransferRefused,
     TransferTimeout,
 )
-from prefillshare.transfer.base import Ticket, TransferStats
-from prefillshare.transfer.leases import ExportTable, Lease
-from prefillshare.transfer.sockets import (
+from prefillshare.transfer.tickets.base import Ticket, TransferStats
+from prefillshare.transfer.tickets.leases import ExportTable, Lease
+from prefillshare.transfer.tickets.sockets import (
     receiver,
     require_loopback,
     send_all,
     set_timeout,
     shut,
 )
-from prefillshare.transfer.wire import (
+from prefillshare.transfer.tickets.wire import (
     DEFAULT_SLICE_BYTES,
     Done,
     ErrorCode,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Protocol
 
-from prefillshare.transfer.wire import (
+from prefillshare.transfer.tickets.wire import (
     CAPABILITY_BYTES,
     TRANSFER_ID_BYTES,
     check_shape,

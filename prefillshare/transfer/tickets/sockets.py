@@ -8,7 +8,7 @@ import socket
 import time
 
 from prefillshare.errors import ConfigError
-from prefillshare.transfer.wire import RecvInto
+from prefillshare.transfer.tickets.wire import RecvInto
 
 
 def require_loopback(host: str) -> None:

@@ -1,0 +1,1 @@
+"""Hand-off of one export to one fetcher, by ticket."""
