@@ -111,5 +111,9 @@ class TransferRefused(TransferError):
     """The peer declined: unknown transfer or wrong capability."""
 
 
+class TransferIdentityError(TransferError):
+    """Another engine, site or region is there than the one that was meant."""
+
+
 class TransferIntegrityError(TransferError):
     """Bytes arrived that are not those that were sent."""

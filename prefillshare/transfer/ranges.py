@@ -1,0 +1,115 @@
+"""Ranges of memory as arrays: checked, joined, cut, and seen as views."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from prefillshare.transfer.base import Ranges
+
+MAX_OFFSET = 1 << 48
+
+
+def as_ranges(raw: object, columns: int = 2) -> Ranges:
+    """An int64 array [n, columns] with n of at least 1; `ValueError` otherwise.
+
+    The last column is a length, above 0; no value is negative or beyond 2^48.
+    """
+    found = np.ascontiguousarray(raw, dtype=np.int64)
+    if found.ndim != 2 or found.shape[1] != columns or not len(found):
+        raise ValueError(f"ranges of shape {found.shape}; pass [n, {columns}], n > 0")
+    if found.min() < 0 or found.max() > MAX_OFFSET or found[:, -1].min() < 1:
+        raise ValueError("a range is negative, empty or beyond 2^48 bytes")
+    return found
+
+
+def check_within(ranges: Ranges, size: int, what: str) -> None:
+    """Raise `ValueError` unless all ranges end within `size` bytes."""
+    if (stop := int(ranges.sum(axis=1).max())) > size:
+        raise ValueError(f"a range ends at byte {stop}, {what} has {size}")
+
+
+def check_disjoint(ranges: Ranges) -> None:
+    """Raise `ValueError` if two ranges share a byte."""
+    ordered = ranges[np.argsort(ranges[:, 0], kind="stable")]
+    over = ordered[:-1].sum(axis=1) > ordered[1:, 0]
+    if over.any():
+        raise ValueError(
+            f"ranges overlap at byte {int(ordered[1:, 0][over][0])}: what was verified "
+            "would be written again"
+        )
+
+
+def joined(ranges: Ranges) -> Ranges:
+    """The same bytes in the same order, neighbours made one."""
+    starts = np.r_[True, ranges[:-1].sum(axis=1) != ranges[1:, 0]]
+    if starts.all():
+        return ranges
+    lengths = np.add.reduceat(ranges[:, 1], np.flatnonzero(starts))
+    return np.stack([ranges[starts, 0], lengths], axis=1)
+
+
+class Pieces:
+    """Ranges of a buffer, in the order in which a transfer counts its bytes.
+
+    Byte 0 is the first of the first range. Ranges may be added, from one thread at a
+    time; what was there before does not change by that.
+    """
+
+    def __init__(self, memory: memoryview, ranges: Ranges | None = None) -> None:
+        self._memory = memory
+        self._starts = np.empty(0, np.int64)
+        # Where each piece ends, counted in bytes of the transfer.
+        self._ends = np.empty(0, np.int64)
+        if ranges is not None:
+            self.add(ranges)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all pieces."""
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def add(self, ranges: Ranges) -> None:
+        """Append pieces; the caller has checked that they are within the buffer."""
+        more = joined(ranges)
+        ends = self.size + np.cumsum(more[:, 1])
+        # Readers without a lock find more ends than starts at worst for bytes that
+        # nobody asks for yet.
+        self._starts = np.concatenate([self._starts, more[:, 0]])
+        self._ends = np.concatenate([self._ends, ends])
+
+    def ranges(self) -> Ranges:
+        """All pieces as ranges of the buffer."""
+        lengths = np.diff(self._ends, prepend=0)
+        return np.stack([self._starts, lengths], axis=1)
+
+    def resolve(self, ranges: Ranges) -> Ranges:
+        """Ranges of the transfer's bytes, as ranges of the buffer, cut at pieces."""
+        starts, ends = self._starts, self._ends
+        begins = ends - np.diff(ends, prepend=0)
+        offsets, stops = ranges[:, 0], ranges.sum(axis=1)
+        first = np.searchsorted(ends, offsets, side="right")
+        count = np.searchsorted(ends, stops - 1, side="right") - first + 1
+        which = np.repeat(np.arange(len(ranges)), count)
+        before = np.cumsum(count) - count
+        piece = np.arange(len(which)) + np.repeat(first - before, count)
+        low = np.maximum(begins[piece], offsets[which])
+        high = np.minimum(ends[piece], stops[which])
+        return np.stack([starts[piece] + low - begins[piece], high - low], axis=1)
+
+    def views(self, first: int, last: int) -> list[memoryview]:
+        """The bytes [first, last) of the transfer, where they lie."""
+        i = int(np.searchsorted(self._ends, first, side="right"))
+        j = int(np.searchsorted(self._ends, last - 1, side="right")) + 1
+        stops = self._ends[i:j].copy()
+        begins = np.r_[first, stops[:-1]]
+        stops[-1] = last
+        # The first piece may begin before `first`, and every other begins its own.
+        whole = int(self._ends[i - 1]) if i else 0
+        low = self._starts[i:j].copy()
+        low[0] += first - whole
+        high = low + (stops - begins)
+        memory = self._memory
+        return [memory[a:b] for a, b in zip(low.tolist(), high.tolist(), strict=True)]
