@@ -1,0 +1,239 @@
+"""What transports share whose transfers run on a thread of this process each."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from prefillshare.errors import (
+    TransferBroken,
+    TransferClosed,
+    TransferError,
+    TransferIdentityError,
+)
+from prefillshare.transfer.base import (
+    ID_BYTES,
+    MAX_NOTE_BYTES,
+    Access,
+    Batch,
+    Grant,
+    GrantEnd,
+    Ranges,
+    Region,
+)
+from prefillshare.transfer.fed import FedTransfer
+from prefillshare.transfer.grants import GrantTable
+from prefillshare.transfer.pending import STOP_SECONDS
+from prefillshare.transfer.ranges import Pieces, as_ranges, check_disjoint, check_within
+
+_log = logging.getLogger(__name__)
+
+
+class LocalEngine(ABC):
+    """An `Engine` without its `connect`: regions, grants, and the threads that move."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.engine_id = secrets.token_hex(ID_BYTES)
+        self.table = GrantTable(clock)
+        self._lock = threading.Lock()
+        self._regions: dict[int, Region] = {}
+        self._last_number = 0
+        self._moving: dict[FedTransfer, threading.Thread] = {}
+        self._closed = False
+
+    @property
+    @abstractmethod
+    def address(self) -> str:
+        """See `Engine.address`."""
+
+    def register(self, buffer: memoryview) -> Region:
+        """See `Engine.register`."""
+        if buffer.readonly or not buffer.contiguous or not buffer.nbytes:
+            raise ValueError("a region must be contiguous, writable and not empty")
+        return self._keep(buffer.cast("B"))
+
+    def _keep(self, memory: memoryview) -> Region:
+        with self._lock:
+            if self._closed:
+                raise TransferClosed("the engine is closed; make a new one")
+            self._last_number += 1
+            region = Region(self._last_number, memory)
+            self._regions[region.number] = region
+            return region
+
+    def check_region(self, region: Region) -> None:
+        """Raise `ValueError` unless the region is registered here."""
+        if self._regions.get(region.number) is not region:
+            raise ValueError(f"region {region.number} is not registered here")
+
+    def deregister(self, region: Region) -> None:
+        """See `Engine.deregister`; transfers from and to it are cancelled first."""
+        self.check_region(region)
+        del self._regions[region.number]
+        self.table.revoke_region(region.number, STOP_SECONDS)
+        why = TransferClosed("the region was deregistered on this side")
+        self.stop(lambda transfer: transfer.region is region, why)
+
+    def grant(
+        self,
+        region: Region,
+        ranges: Ranges,
+        access: Access,
+        on_end: Callable[[GrantEnd], None],
+        lease_seconds: float = 60.0,
+    ) -> Grant:
+        """See `Engine.grant`."""
+        self.check_region(region)
+        found = as_ranges(ranges)
+        check_within(found, region.memory.nbytes, "the region")
+        if access == "write":
+            check_disjoint(found)
+        return self.table.add(
+            Pieces(region.memory, found),
+            access,
+            self.address,
+            self.engine_id,
+            on_end,
+            lease_seconds,
+            region.number,
+        )
+
+    def revoke(self, grant_id: str) -> None:
+        """See `Engine.revoke`."""
+        self.table.revoke(grant_id)
+
+    def start(self, transfer: FedTransfer, move: Callable[[FedTransfer], None]) -> None:
+        """Run `move` on a thread, and settle the transfer with how it ends."""
+        thread = threading.Thread(
+            target=self._run, args=(transfer, move), name="transfer", daemon=True
+        )
+        with self._lock:
+            if self._closed:
+                raise TransferClosed("the engine is closed; make a new one")
+            for each, old in list(self._moving.items()):
+                if not old.is_alive():
+                    del self._moving[each]
+            self._moving[transfer] = thread
+            thread.start()
+
+    def _run(self, transfer: FedTransfer, move: Callable[[FedTransfer], None]) -> None:
+        try:
+            move(transfer)
+        except (TransferError, ValueError) as error:
+            transfer.settle(error)
+        except OSError as error:
+            transfer.settle(TransferBroken(f"{transfer.grant.address}: {error}"))
+        except BaseException as error:
+            _log.exception("a transfer failed in a way that is a defect")
+            transfer.settle(error)
+        else:
+            transfer.settle()
+
+    def stop(self, which: Callable[[FedTransfer], bool], why: TransferError) -> None:
+        """Stop transfers and wait for their threads, other than this one."""
+        with self._lock:
+            ending = [pair for pair in self._moving.items() if which(pair[0])]
+        for transfer, _ in ending:
+            transfer.stop(why)
+        until = time.monotonic() + STOP_SECONDS
+        for _, thread in ending:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, until - time.monotonic()))
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        with self._lock:
+            self._closed = True
+        self.table.close()
+        self.stop(lambda _: True, TransferClosed("the engine was closed on this side"))
+        self.table.join(STOP_SECONDS)
+
+
+class LocalLink(ABC):
+    """A `Link` of a `LocalEngine`."""
+
+    def __init__(self, engine: LocalEngine, address: str) -> None:
+        self.engine = engine
+        self.address = address
+        self._closed = False
+        self._mine: set[FedTransfer] = set()
+
+    @abstractmethod
+    def reach(self) -> str:
+        """The id of the engine at the address, or `TransferBroken`."""
+
+    @abstractmethod
+    def mover(self) -> Callable[[FedTransfer], None]:
+        """What moves the next transfer, called on a thread of its own."""
+
+    def read(
+        self,
+        grant: Grant,
+        into: Region,
+        batch: Batch | None = None,
+        *,
+        timeout: float,
+        note: bytes = b"",
+    ) -> FedTransfer:
+        """See `Link.read`."""
+        return self._begin("read", grant, into, batch, timeout, note)
+
+    def write(
+        self,
+        grant: Grant,
+        source: Region,
+        batch: Batch | None = None,
+        *,
+        timeout: float,
+        note: bytes = b"",
+    ) -> FedTransfer:
+        """See `Link.write`."""
+        return self._begin("write", grant, source, batch, timeout, note)
+
+    def check(self, grant: Grant, access: Access, timeout: float, note: bytes) -> None:
+        """Raise what `Link.read` says before anything moves."""
+        if self._closed:
+            raise TransferClosed("the link is closed; connect again")
+        if grant.access != access:
+            raise ValueError(f"the grant is for {grant.access}, not for {access}")
+        if grant.address != self.address:
+            raise ValueError(f"grant of {grant.address}, link to {self.address}")
+        if len(note) > MAX_NOTE_BYTES:
+            raise ValueError(f"note of {len(note)} bytes, at most {MAX_NOTE_BYTES}")
+        if not 0 < timeout <= threading.TIMEOUT_MAX:
+            raise ValueError(f"timeout is {timeout} seconds, it must be positive")
+        if (there := self.reach()) != grant.engine:
+            raise TransferIdentityError(
+                f"{self.address}: engine {there} listens, the grant is of "
+                f"{grant.engine}; ask for a new grant"
+            )
+
+    def _begin(
+        self,
+        access: Access,
+        grant: Grant,
+        region: Region,
+        batch: Batch | None,
+        timeout: float,
+        note: bytes,
+    ) -> FedTransfer:
+        self.engine.check_region(region)
+        transfer = FedTransfer(region, grant, timeout, note)
+        if batch is not None:
+            transfer.add(batch)
+            transfer.finish()
+        self.check(grant, access, timeout, note)
+        self._mine = {each for each in self._mine if not each.done} | {transfer}
+        self.engine.start(transfer, self.mover())
+        return transfer
+
+    def close(self) -> None:
+        """See `Link.close`."""
+        self._closed = True
+        mine = self._mine
+        why = TransferClosed("the link was closed on this side")
+        self.engine.stop(lambda transfer: transfer in mine, why)
