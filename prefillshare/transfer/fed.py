@@ -44,41 +44,53 @@ class FedTransfer(Pending):
             self.announce(int(found[:, 2].sum()), len(found))
             # The caller may use its array again.
             self._batches.append(found.copy())
-            self._fed.notify_all()
+            self.wake()
 
     def finish(self) -> None:
         """See `Transfer.finish`."""
         with self._fed:
             empty = not self.progress[1]
             self._finished = not empty
-            self._fed.notify_all()
+            self.wake()
         if empty:
             self.stop(TransferClosed("nothing was added to it"))
             raise ValueError("a transfer of nothing; add a batch before `finish`")
 
     def interrupt(self) -> None:
         """See `Pending.interrupt`."""
+        self.wake()
+
+    def wake(self) -> None:
+        """Have the mover look again at what was added, and whether to stop."""
         with self._fed:
             self._fed.notify_all()
 
     def batches(self) -> Iterator[Batch]:
         """What was added, until `finish`; for the mover, errors as `check`."""
         while True:
-            with self._fed:
-                while not (self._batches or self._finished):
-                    self.pause()
-                rows = list(self._batches)
-                self._batches.clear()
             self.check()
-            if not rows:
+            with self._fed:
+                rows, over = list(self._batches), self._finished
+                self._batches.clear()
+            if rows:
+                yield np.concatenate(rows)
+            elif over:
                 return
-            yield np.concatenate(rows)
+            else:
+                self.pause()
 
     def pause(self) -> None:
-        """Wait for a change, or raise as `check`."""
+        """Wait until `batches` may go on."""
         with self._fed:
-            self.check()
-            self._fed.wait(self.remaining())
+            if not (self._batches or self._finished or self.cause):
+                self._fed.wait(self.remaining())
+
+    def stall(self) -> None:
+        """Do nothing until it is stopped or its time is over, and raise that."""
+        with self._fed:
+            while True:
+                self.check()
+                self._fed.wait(self.remaining())
 
     def check(self) -> None:
         """Raise what stopped the transfer, or `TransferTimeout` after its time."""

@@ -31,6 +31,16 @@ from prefillshare.transfer.pending import STOP_SECONDS
 from prefillshare.transfer.ranges import Pieces, as_ranges, check_disjoint, check_within
 
 _log = logging.getLogger(__name__)
+Mover = Callable[[FedTransfer], None]
+
+
+def check_identity(grant: Grant, there: str) -> None:
+    """Raise `TransferIdentityError` unless the engine `there` made the grant."""
+    if there != grant.engine:
+        raise TransferIdentityError(
+            f"{grant.address}: engine {there} listens, the grant is of "
+            f"{grant.engine}; ask for a new grant"
+        )
 
 
 class LocalEngine(ABC):
@@ -106,7 +116,7 @@ class LocalEngine(ABC):
         """See `Engine.revoke`."""
         self.table.revoke(grant_id)
 
-    def start(self, transfer: FedTransfer, move: Callable[[FedTransfer], None]) -> None:
+    def start(self, transfer: FedTransfer, move: Mover) -> None:
         """Run `move` on a thread, and settle the transfer with how it ends."""
         thread = threading.Thread(
             target=self._run, args=(transfer, move), name="transfer", daemon=True
@@ -120,7 +130,7 @@ class LocalEngine(ABC):
             self._moving[transfer] = thread
             thread.start()
 
-    def _run(self, transfer: FedTransfer, move: Callable[[FedTransfer], None]) -> None:
+    def _run(self, transfer: FedTransfer, move: Mover) -> None:
         try:
             move(transfer)
         except (TransferError, ValueError) as error:
@@ -163,12 +173,17 @@ class LocalLink(ABC):
         self._mine: set[FedTransfer] = set()
 
     @abstractmethod
-    def reach(self) -> str:
-        """The id of the engine at the address, or `TransferBroken`."""
+    def mover(self, grant: Grant) -> Mover:
+        """What moves the next transfer, called once, on a thread of its own.
 
-    @abstractmethod
-    def mover(self) -> Callable[[FedTransfer], None]:
-        """What moves the next transfer, called on a thread of its own."""
+        Raises `TransferBroken` and `TransferIdentityError` as `Link.read`.
+        """
+
+    def make(
+        self, region: Region, grant: Grant, timeout: float, note: bytes
+    ) -> FedTransfer:
+        """A transfer of the transport's kind."""
+        return FedTransfer(region, grant, timeout, note)
 
     def read(
         self,
@@ -206,11 +221,6 @@ class LocalLink(ABC):
             raise ValueError(f"note of {len(note)} bytes, at most {MAX_NOTE_BYTES}")
         if not 0 < timeout <= threading.TIMEOUT_MAX:
             raise ValueError(f"timeout is {timeout} seconds, it must be positive")
-        if (there := self.reach()) != grant.engine:
-            raise TransferIdentityError(
-                f"{self.address}: engine {there} listens, the grant is of "
-                f"{grant.engine}; ask for a new grant"
-            )
 
     def _begin(
         self,
@@ -222,13 +232,14 @@ class LocalLink(ABC):
         note: bytes,
     ) -> FedTransfer:
         self.engine.check_region(region)
-        transfer = FedTransfer(region, grant, timeout, note)
+        transfer = self.make(region, grant, timeout, note)
         if batch is not None:
             transfer.add(batch)
             transfer.finish()
         self.check(grant, access, timeout, note)
+        move = self.mover(grant)
         self._mine = {each for each in self._mine if not each.done} | {transfer}
-        self.engine.start(transfer, self.mover())
+        self.engine.start(transfer, move)
         return transfer
 
     def close(self) -> None:

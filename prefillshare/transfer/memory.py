@@ -15,10 +15,10 @@ from prefillshare.errors import (
     TransferEnded,
     TransferIntegrityError,
 )
-from prefillshare.transfer.base import GrantEnd, Outcome
+from prefillshare.transfer.base import Grant, GrantEnd, Outcome
 from prefillshare.transfer.fed import FedTransfer
 from prefillshare.transfer.grants import Loan
-from prefillshare.transfer.local import LocalEngine, LocalLink
+from prefillshare.transfer.local import LocalEngine, LocalLink, Mover, check_identity
 from prefillshare.transfer.rows import cut, placed
 
 DEFAULT_SLICE_BYTES = 1 << 20
@@ -118,14 +118,12 @@ class MemoryLink(LocalLink):
 
     engine: MemoryEngine
 
-    def reach(self) -> str:
-        """See `LocalLink.reach`."""
-        return self.engine.network.find(self.address).engine_id
-
-    def mover(self) -> Callable[[FedTransfer], None]:
+    def mover(self, grant: Grant) -> Mover:
         """See `LocalLink.mover`."""
         network = self.engine.network
-        peer, fault = network.find(self.address), network.next_fault()
+        peer = network.find(self.address)
+        check_identity(grant, peer.engine_id)
+        fault = network.next_fault()
         return lambda transfer: _move(transfer, peer, network.slice_bytes, fault)
 
 
@@ -138,8 +136,8 @@ def _move(
     end = None
     try:
         peer.table.first(loan, transfer.remaining())
-        while fault is Fault.TIMEOUT:
-            transfer.pause()
+        if fault is Fault.TIMEOUT:
+            transfer.stall()
         for batch in transfer.batches():
             for row in cut(placed(batch, loan.pieces), slice_bytes).tolist():
                 transfer.check()
