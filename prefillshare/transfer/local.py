@@ -7,13 +7,17 @@ import secrets
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
 
 from prefillshare.errors import (
     TransferBroken,
     TransferClosed,
+    TransferEnded,
     TransferError,
     TransferIdentityError,
+    TransferTimeout,
 )
 from prefillshare.transfer.base import (
     ID_BYTES,
@@ -22,15 +26,17 @@ from prefillshare.transfer.base import (
     Batch,
     Grant,
     GrantEnd,
+    Outcome,
     Ranges,
     Region,
 )
 from prefillshare.transfer.fed import FedTransfer
-from prefillshare.transfer.grants import GrantTable
+from prefillshare.transfer.grants import GrantTable, Loan
 from prefillshare.transfer.pending import STOP_SECONDS
 from prefillshare.transfer.ranges import Pieces, as_ranges, check_disjoint, check_within
 
 _log = logging.getLogger(__name__)
+R = TypeVar("R", bound=Region)
 Mover = Callable[[FedTransfer], None]
 
 
@@ -41,6 +47,26 @@ def check_identity(grant: Grant, there: str) -> None:
             f"{grant.address}: engine {there} listens, the grant is of "
             f"{grant.engine}; ask for a new grant"
         )
+
+
+@contextmanager
+def lent(table: GrantTable, transfer: FedTransfer) -> Iterator[Loan]:
+    """A transfer's stay in a grant of this process; it is done if the block ends well.
+
+    Raises `TransferRefused`, and `TransferEnded` if the grant was withdrawn.
+    """
+    grant, end = transfer.grant, None
+    key, secret = bytes.fromhex(grant.grant_id), bytes.fromhex(grant.capability)
+    loan = table.enter(key, secret, grant.access, transfer.stop)
+    try:
+        if not table.first(loan, transfer.remaining()):
+            raise TransferTimeout("an earlier transfer of the grant does not end")
+        yield loan
+        end = GrantEnd(Outcome.DONE, transfer.note, transfer.progress[0])
+    finally:
+        accepted = table.leave(loan, end)
+    if not accepted:
+        raise TransferEnded("the peer withdrew the grant at the last moment")
 
 
 class LocalEngine(ABC):
@@ -64,14 +90,15 @@ class LocalEngine(ABC):
         """See `Engine.register`."""
         if buffer.readonly or not buffer.contiguous or not buffer.nbytes:
             raise ValueError("a region must be contiguous, writable and not empty")
-        return self._keep(buffer.cast("B"))
+        memory = buffer.cast("B")
+        return self._keep(lambda number: Region(number, memory))
 
-    def _keep(self, memory: memoryview) -> Region:
+    def _keep(self, make: Callable[[int], R]) -> R:
         with self._lock:
             if self._closed:
                 raise TransferClosed("the engine is closed; make a new one")
             self._last_number += 1
-            region = Region(self._last_number, memory)
+            region = make(self._last_number)
             self._regions[region.number] = region
             return region
 
@@ -99,11 +126,10 @@ class LocalEngine(ABC):
         """See `Engine.grant`."""
         self.check_region(region)
         found = as_ranges(ranges)
-        check_within(found, region.memory.nbytes, "the region")
         if access == "write":
             check_disjoint(found)
         return self.table.add(
-            Pieces(region.memory, found),
+            self.pieces(region, found),
             access,
             self.address,
             self.engine_id,
@@ -111,6 +137,11 @@ class LocalEngine(ABC):
             lease_seconds,
             region.number,
         )
+
+    def pieces(self, region: Region, ranges: Ranges) -> Pieces:
+        """What is lent of a region; `ValueError` for ranges out of bounds."""
+        check_within(ranges, region.memory.nbytes, "the region")
+        return Pieces(region.memory, ranges)
 
     def revoke(self, grant_id: str) -> None:
         """See `Engine.revoke`."""

@@ -12,13 +12,18 @@ from xxhash import xxh3_64_intdigest
 
 from prefillshare.errors import (
     TransferBroken,
-    TransferEnded,
     TransferIntegrityError,
 )
-from prefillshare.transfer.base import Grant, GrantEnd, Outcome
+from prefillshare.transfer.base import Grant
 from prefillshare.transfer.fed import FedTransfer
 from prefillshare.transfer.grants import Loan
-from prefillshare.transfer.local import LocalEngine, LocalLink, Mover, check_identity
+from prefillshare.transfer.local import (
+    LocalEngine,
+    LocalLink,
+    Mover,
+    check_identity,
+    lent,
+)
 from prefillshare.transfer.rows import cut, placed
 
 DEFAULT_SLICE_BYTES = 1 << 20
@@ -130,12 +135,7 @@ class MemoryLink(LocalLink):
 def _move(
     transfer: FedTransfer, peer: LocalEngine, slice_bytes: int, fault: Fault | None
 ) -> None:
-    grant = transfer.grant
-    key, secret = bytes.fromhex(grant.grant_id), bytes.fromhex(grant.capability)
-    loan = peer.table.enter(key, secret, grant.access, transfer.stop)
-    end = None
-    try:
-        peer.table.first(loan, transfer.remaining())
+    with lent(peer.table, transfer) as loan:
         if fault is Fault.TIMEOUT:
             transfer.stall()
         for batch in transfer.batches():
@@ -145,11 +145,6 @@ def _move(
                 if fault is Fault.BREAK and 2 * moved >= added:
                     raise TransferBroken(f"scripted: {moved} of {added} bytes moved")
                 _copy(transfer, loan, row, fault if moved == 0 else None)
-        end = GrantEnd(Outcome.DONE, transfer.note, transfer.progress[0])
-    finally:
-        accepted = peer.table.leave(loan, end)
-    if not accepted:
-        raise TransferEnded("the peer withdrew the grant at the last moment")
 
 
 def _copy(

@@ -53,6 +53,15 @@ def cut(rows: Batch, step: int, column: int | None = None) -> Batch:
     return np.column_stack([rows[which, :2] + low[:, None], high - low])
 
 
+def rest(views: list[memoryview], done: int) -> list[memoryview]:
+    """What is left of views after the first bytes."""
+    for index, view in enumerate(views):
+        if done < view.nbytes:
+            return [view[done:], *views[index + 1 :]]
+        done -= view.nbytes
+    return []
+
+
 class Covered:
     """Ranges that were added once, and must not be again."""
 

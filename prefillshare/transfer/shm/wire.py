@@ -28,6 +28,7 @@ from prefillshare.errors import (
     TransferRefused,
 )
 from prefillshare.transfer.base import CAPABILITY_BYTES, ID_BYTES, Ranges
+from prefillshare.transfer.rows import rest
 
 MAGIC = b"ps-shm-1"
 MAX_RANGES = 1 << 22
@@ -120,7 +121,7 @@ class Channel:
                 raise TransferBroken(f"the peer is gone: {error}") from error
             if not got:
                 raise TransferBroken("the peer is gone: it closed the connection")
-            left = _rest(left, got)
+            left = rest(left, got)
 
     def receive(self, size: int, check: Callable[[], float | None]) -> bytes:
         """Exactly `size` bytes."""
@@ -142,7 +143,7 @@ class Channel:
                 continue
             except OSError as error:
                 raise TransferBroken(f"the peer is gone: {error}") from error
-            left = _rest(left, sent)
+            left = rest(left, sent)
 
     def reply(
         self,
@@ -206,11 +207,3 @@ def check_peer(sock: socket.socket) -> None:
             f"the process at the other end is of user {uid}, this one of "
             f"{os.getuid()}: memory is shared within one user only"
         )
-
-
-def _rest(views: list[memoryview], done: int) -> list[memoryview]:
-    for index, view in enumerate(views):
-        if done < view.nbytes:
-            return [view[done:], *views[index + 1 :]]
-        done -= view.nbytes
-    return []
