@@ -11,6 +11,7 @@ from prefillshare.bench.bridge.experiment import BridgeEvalSettings
 from prefillshare.bench.judge.experiment import JudgeSettings
 from prefillshare.bench.spine.settings import SpineSettings
 from prefillshare.bench.training.experiment import TrainingSpeedSettings
+from prefillshare.bench.transfer.settings import TransferBenchSettings
 from prefillshare.config import Config, load_config
 from prefillshare.evals.comparison import EvalSettings
 from prefillshare.evals.sensitivity import SensitivitySettings
@@ -32,6 +33,7 @@ BY_NAME: dict[str, type[Config]] = {
     "prefill.yaml": PrefillSettings,
     "judge.yaml": JudgeSettings,
     "training.yaml": TrainingSpeedSettings,
+    "transfer.yaml": TransferBenchSettings,
     "sensitivity.yaml": SensitivitySettings,
 }
 # Those of `accelerate` are accelerate's own (tests/training/test_sharding.py).

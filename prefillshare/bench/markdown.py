@@ -14,17 +14,21 @@ def opening(
     command: str,
     note: str,
 ) -> Iterator[str]:
-    """How a page begins: title and date, the command, the machine, the model.
+    """How a page begins: title and date, the command, the machine and,
+    for those that have one, the model.
 
     `note` says what the figures do not: the state of the machine, say.
     """
     yield f"# {title}, {datetime.date.today().isoformat()}\n"
     yield f"`{command}`\n"
-    yield (
+    machine = (
         f"Commit {environment['commit']}; torch {environment['torch']}, transformers "
         f"{environment['transformers']}; {environment['cpu_count']} cores of "
-        f"{environment['cpu']}. Model: {config['model'] or 'SmolLM2-135M-Instruct'}.\n"
+        f"{environment['cpu']}."
     )
+    if "model" in config:
+        machine += f" Model: {config['model'] or 'SmolLM2-135M-Instruct'}."
+    yield f"{machine}\n"
     if note:
         yield f"{note}\n"
 

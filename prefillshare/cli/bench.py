@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,9 @@ from prefillshare.bench.training.experiment import (
     run_training_speed,
 )
 from prefillshare.bench.training.page import training_page
+from prefillshare.bench.transfer.experiment import run_transfer
+from prefillshare.bench.transfer.page import transfer_page
+from prefillshare.bench.transfer.settings import TransferBenchSettings
 from prefillshare.cli.command import ROOT, Options, Report, command_line
 from prefillshare.config import Config, load_config
 from prefillshare.models.smollm2 import smollm2_directory
@@ -34,16 +37,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Benchmark:
-    """Settings, what runs them on a model, and what makes their page and plot."""
+    """Settings, what runs them on a model, and what makes their page and plot.
+
+    `run` takes settings that have a `model`, and a path to it, or settings alone.
+    """
 
     settings: type[Config]
-    run: Callable[[Any, Path], dict[str, Any]]
+    run: Callable[..., dict[str, Any]]
     page: Callable[..., str]
     plot: Callable[[Mapping[str, Any]], Figure] | None = None
 
 
 _BENCHMARKS = {
     "training": _Benchmark(TrainingSpeedSettings, run_training_speed, training_page),
+    "transfer": _Benchmark(TransferBenchSettings, run_transfer, transfer_page),
     "spine": _Benchmark(SpineSettings, run_spine, spine_page),
     "judge": _Benchmark(JudgeSettings, run_judge, judge_page),
     "accuracy": _Benchmark(
@@ -62,6 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a sentence for the page: what else the machine did meanwhile",
     )
     parser.add_argument(
+        "--peers",
+        type=Path,
+        metavar="FOLDER",
+        help="transfer: run the other engines' programs of a folder as well",
+    )
+    parser.add_argument(
         "--page",
         type=Path,
         metavar="FILE.md",
@@ -71,13 +84,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: Options) -> Report:
     """Run it, print the table, write the page."""
+    if options.extra.peers is not None:
+        peers = f"peers={options.extra.peers}"
+        options = replace(options, overrides=(*options.overrides, peers))
     name = options.extra.benchmark
     benchmark = _BENCHMARKS[name]
     settings: Any = load_config(benchmark.settings, options.config, options.overrides)
     if benchmark.plot is not None:
         require_matplotlib()
     began = environment()
-    results = benchmark.run(settings, settings.model or smollm2_directory())
+    if "model" in benchmark.settings.model_fields:
+        results = benchmark.run(settings, settings.model or smollm2_directory())
+    else:
+        results = benchmark.run(settings)
     if name == "spine":
         accuracy_table(results["accuracy"])
     report = Report(settings.model_dump(mode="json"), results)

@@ -1,0 +1,1 @@
+"""The transfer engine's speed, delay and cost, beside other engines."""

@@ -1,0 +1,130 @@
+"""Two workers: ours over a stand-in, the bare sockets in processes of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from prefillshare.bench.transfer.bare import groups, shares
+from prefillshare.bench.transfer.ours import make_engine
+from prefillshare.bench.transfer.pair import Child, neighbour, run_pair
+from prefillshare.bench.transfer.settings import Bare, Ours, TransferBenchSettings
+from prefillshare.bench.transfer.shapes import buffer, plan
+from prefillshare.errors import ConfigError, PrefillShareError, TransferIntegrityError
+from prefillshare.transfer.memory import Fault
+from tests.bench.transfer.conftest import InProcess
+
+
+def test_all_shapes_and_loads_of_ours_are_measured_and_verified(
+    small: TransferBenchSettings, in_process: InProcess
+) -> None:
+    found = in_process.run(small, Ours(name="x"), 0)
+    shapes = [(one.shape, one.load) for one in found]
+    assert shapes == [
+        ("contiguous", None),
+        ("scattered", None),
+        ("small", None),
+        ("latency", "idle"),
+        ("latency", "caller"),
+    ]
+    assert all(one.verified for one in found)
+    for one in found[:3]:
+        assert one.gbps is not None and one.gbps > 0
+        assert one.cpu_seconds_per_gb is not None and one.cpu_seconds_per_gb > 0
+        assert one.receiver_extra_bytes is not None and one.receiver_extra_bytes >= 0
+    for one in found[3:]:
+        assert one.p50_us is not None and one.p99_us is not None
+        assert 0 < one.p50_us <= one.p99_us
+
+
+def test_memory_is_cleared_between_the_warm_up_and_the_clock(
+    small: TransferBenchSettings, in_process: InProcess
+) -> None:
+    in_process.run(small, Ours(name="x"), 0)
+    assert in_process.receiver is not None
+    orders = in_process.receiver.orders[2:7]
+    assert orders == ["arrange", "clear", "usage", "usage", "check"]
+
+
+def test_a_transfer_that_fails_ends_the_measurement(
+    small: TransferBenchSettings, in_process: InProcess
+) -> None:
+    in_process.network.script(None, Fault.CORRUPT)
+    with pytest.raises(TransferIntegrityError):
+        in_process.run(small, Ours(name="x"), 0)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        Bare(name="one"),
+        Bare(name="three", streams=3, call_bytes=5000),
+        Bare(name="two", streams=2, buffer_bytes=1 << 16),
+    ],
+    ids=lambda spec: spec.name,
+)
+def test_bare_sockets_deliver_every_byte(spec: Bare) -> None:
+    """Shares above the least, so that all streams are used."""
+    settings = TransferBenchSettings(
+        total_bytes=1 << 20,
+        small_blocks=200,
+        latency_samples=5,
+        loads=["idle", "neighbour"],
+        timeout_seconds=60,
+    )
+    found = run_pair(settings, spec, 0)
+    assert len(found) == 5 and all(one.verified for one in found)
+
+
+def test_shares_hold_all_bytes_once() -> None:
+    settings = TransferBenchSettings(total_bytes=1 << 20, small_blocks=200)
+    for shape in settings.shapes:
+        ranges = plan(settings, shape).batch()[:, 1:]
+        parts = shares(ranges, 3)
+        assert len(parts) == 3
+        assert sum(int(part[:, 1].sum()) for part in parts) == int(ranges[:, 1].sum())
+        starts = sorted(at for part in parts for at in part[:, 0].tolist())
+        assert len(set(starts)) == len(starts)
+    assert len(shares(plan(settings, "latency").batch()[:, 1:], 3)) == 1
+
+
+def test_a_call_moves_no_more_than_it_may() -> None:
+    memory = buffer(1 << 16)
+    settings = TransferBenchSettings(
+        total_bytes=1 << 16, small_blocks=16, scattered_block_bytes=8
+    )
+    single = groups(memory, plan(settings, "contiguous").batch()[:, 1:], 5000)
+    assert all(len(group) == 1 and len(group[0]) <= 5000 for group in single)
+    tiny = groups(memory, plan(settings, "scattered").batch()[:, 1:], 1 << 20)
+    assert [len(group) for group in tiny] == [1024] * 8
+    assert sum(len(view) for group in tiny for view in group) == 1 << 16
+
+
+def test_what_a_worker_cannot_do_is_told(
+    tmp_path: Path,
+) -> None:
+    with (tmp_path / "errors").open("w+", encoding="utf-8") as errors:
+        child = Child("sender", errors)
+        try:
+            with pytest.raises(
+                PrefillShareError, match="sender could not begin: Valid"
+            ):
+                child("begin", spec={"name": "x", "nothing": 1}, size=8, timeout=1)
+            child("begin", spec=Bare(name="x").model_dump(), size=8, timeout=1)
+            with pytest.raises(
+                PrefillShareError, match="could not connect: Connection"
+            ):
+                child("connect", address="1")
+        finally:
+            child.close()
+
+
+def test_the_neighbour_runs_before_the_context_and_ends_with_it() -> None:
+    with neighbour():
+        pass
+
+
+def test_an_engine_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no engine over pigeon"):
+        make_engine("pigeon", "pigeon://", Ours(name="x"))
