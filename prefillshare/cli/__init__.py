@@ -50,6 +50,11 @@ COMMANDS = (
     ),
     Entry("eval", "evaluate decoders", "prefillshare.cli.eval"),
     Entry("serve", "serve prefill and decode workers", "prefillshare.cli.serve"),
+    Entry(
+        "keys",
+        "make certificates, by which hosts know each other",
+        "prefillshare.cli.keys",
+    ),
     Entry("demo", "show a shared KV cache at work", "prefillshare.cli.demo"),
     Entry("bench", "measure speed and memory", "prefillshare.cli.bench"),
 )

@@ -1,0 +1,235 @@
+"""A worker's side: the engine's contract, carried out by the agent of the host."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import queue
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+from prefillshare.errors import TransferBroken, TransferClosed, TransferError
+from prefillshare.transfer.agent.link import AgentLink, AgentTransfer
+from prefillshare.transfer.agent.messages import Message, Messenger, error_from
+from prefillshare.transfer.arena import Arena
+from prefillshare.transfer.base import (
+    Access,
+    Grant,
+    GrantEnd,
+    Outcome,
+    Ranges,
+    Region,
+)
+from prefillshare.transfer.ranges import as_ranges, check_disjoint, check_within
+from prefillshare.transfer.shm.wire import check_peer
+
+_log = logging.getLogger(__name__)
+# For an answer of the agent, beyond the time that a question itself may take.
+ANSWER_SECONDS = 30.0
+
+
+class AgentEngine:
+    """An `Engine` for memory of the agent's arena; `allocate` gives parts of it.
+
+    What this process holds, parts, grants and transfers, is given back when it closes
+    the engine or dies. Raises `TransferBroken` if no agent is there, `TransferRefused`
+    if it is another user's.
+    """
+
+    def __init__(self, path: str, timeout: float = 10.0) -> None:
+        self._sock = socket.socket(socket.AF_UNIX)
+        try:
+            self._sock.settimeout(timeout)
+            self._sock.connect(path)
+            check_peer(self._sock)
+            self.arena = _received_arena(self._sock)
+            self._messenger = Messenger(self._sock)
+            self._address = str(self._messenger.receive().body["address"])
+            self._sock.settimeout(None)
+        except (OSError, TransferError) as error:
+            self._sock.close()
+            if isinstance(error, TransferError):
+                raise
+            raise TransferBroken(
+                f"{path}: no agent answers there ({error}); start one with "
+                "`prefillshare serve agent`"
+            ) from error
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._asked: dict[int, Future[Mapping[str, Any]]] = {}
+        self._ends: dict[int, Callable[[GrantEnd], None]] = {}
+        self._transfers: dict[int, AgentTransfer] = {}
+        self._gone: TransferError | None = None
+        # What the user is told runs apart from what hears the agent, and may ask it.
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=run, name="agent", daemon=True)
+            for run in (self._run, self._call)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def address(self) -> str:
+        """See `Engine.address`: the agent's."""
+        return self._address
+
+    def allocate(self, size: int) -> memoryview:
+        """A new part of the arena; `CapacityError` if it is full."""
+        first = int(self.ask({"do": "allocate", "size": size})["first"])
+        return self.arena.view[first : first + size]
+
+    def release(self, part: memoryview) -> None:
+        """Give a part back that `allocate` gave, and that nothing uses any more."""
+        self.ask({"do": "release", "first": self.arena.offset_of(part)})
+
+    def register(self, buffer: memoryview) -> Region:
+        """See `Engine.register`; `ValueError` for memory outside of the arena."""
+        return Region(self.arena.offset_of(buffer), buffer.cast("B"))
+
+    def deregister(self, region: Region) -> None:
+        """See `Engine.deregister`; the arena stays registered with the agent."""
+
+    def grant(
+        self,
+        region: Region,
+        ranges: Ranges,
+        access: Access,
+        on_end: Callable[[GrantEnd], None],
+        lease_seconds: float = 60.0,
+    ) -> Grant:
+        """See `Engine.grant`."""
+        lent = as_ranges(ranges)
+        check_within(lent, region.memory.nbytes, "the region")
+        if access == "write":
+            check_disjoint(lent)
+        tag = next(self._numbers)
+        self._ends[tag] = on_end
+        body = {"do": "grant", "tag": tag, "access": access, "lease": lease_seconds}
+        try:
+            reply = self.ask(body, (lent + [region.number, 0]).tobytes())
+        except BaseException:
+            self._ends.pop(tag, None)
+            raise
+        return Grant.from_dict(reply["grant"])
+
+    def revoke(self, grant_id: str) -> None:
+        """See `Engine.revoke`."""
+        bytes.fromhex(grant_id)
+        self.ask({"do": "revoke", "grant": grant_id})
+
+    def connect(self, address: str, timeout: float = 10.0) -> AgentLink:
+        """See `Engine.connect`; the connection itself is the host's."""
+        self.ask({"do": "connect", "address": address, "timeout": timeout})
+        return AgentLink(self, address)
+
+    def close(self) -> None:
+        """See `Engine.close`; the arena is unmapped once its parts are released."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
+        self._messenger.close()
+
+    def ask(
+        self, body: Mapping[str, Any], blob: bytes = b"", timeout: float = 0.0
+    ) -> Mapping[str, Any]:
+        """Put a question to the agent; raises what it answers with."""
+        number, answer = next(self._numbers), Future[Mapping[str, Any]]()
+        with self._lock:
+            if self._gone:
+                raise self._gone
+            self._asked[number] = answer
+        self._messenger.send({"id": number, **body}, blob)
+        reply = answer.result(timeout + ANSWER_SECONDS)
+        if "error" in reply:
+            raise error_from(reply["error"])
+        return reply
+
+    def tell(self, body: Mapping[str, Any]) -> None:
+        """Have the agent do something, without waiting for it."""
+        with contextlib.suppress(TransferError):
+            self._messenger.send(body)
+
+    def number(self) -> int:
+        """One that no other transfer of this process has."""
+        return next(self._numbers)
+
+    def begin(
+        self, transfer: AgentTransfer, body: Mapping[str, Any], blob: bytes
+    ) -> None:
+        """Have the agent start a transfer."""
+        with self._lock:
+            self._transfers[transfer.number] = transfer
+        try:
+            self.ask({"do": "begin", **body}, blob, timeout=float(body["timeout"]))
+        except BaseException:
+            with self._lock:
+                self._transfers.pop(transfer.number, None)
+            raise
+
+    def _run(self) -> None:
+        try:
+            while True:
+                self._hear(self._messenger.receive())
+        except TransferError as error:
+            self._end(error)
+
+    def _hear(self, message: Message) -> None:
+        body = message.body
+        if "id" in body:
+            with self._lock:
+                answer = self._asked.pop(int(body["id"]))
+            answer.set_result(body)
+        elif "over" in body:
+            with self._lock:
+                transfer = self._transfers.pop(int(body["over"]), None)
+            if transfer is not None:
+                self._calls.put(partial(transfer.end, body))
+        elif "tag" in body:
+            outcome, moved = Outcome(body["outcome"]), int(body["bytes"])
+            on_end = self._ends.pop(int(body["tag"]))
+            end = GrantEnd(outcome, message.blob, moved)
+            self._calls.put(partial(on_end, end))
+
+    def _end(self, why: TransferError) -> None:
+        with self._lock:
+            self._gone = TransferClosed(f"the agent is gone: {why}")
+            asked, transfers = (
+                list(self._asked.values()),
+                list(self._transfers.values()),
+            )
+            ends = list(self._ends.values())
+            self._asked, self._transfers, self._ends = {}, {}, {}
+        for answer in asked:
+            answer.set_exception(TransferBroken(f"the agent is gone: {why}"))
+        broken = TransferBroken(f"the agent is gone: {why}")
+        for transfer in transfers:
+            self._calls.put(partial(transfer.settle, broken))
+        for on_end in ends:
+            self._calls.put(partial(on_end, GrantEnd(Outcome.CLOSED)))
+        self._calls.put(None)
+
+    def _call(self) -> None:
+        while (call := self._calls.get()) is not None:
+            try:
+                call()
+            except Exception:
+                _log.exception("what was told of an end failed")
+
+
+def _received_arena(sock: socket.socket) -> Arena:
+    _, descriptors, _, _ = socket.recv_fds(sock, 1, 1)
+    if not descriptors:
+        raise TransferBroken("the agent sent no arena")
+    try:
+        return Arena.attach(descriptors[0])
+    finally:
+        os.close(descriptors[0])

@@ -1,0 +1,1 @@
+"""Who peers are, and what protects the bytes between them."""

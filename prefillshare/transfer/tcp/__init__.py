@@ -1,0 +1,1 @@
+"""The engine over TCP: one control connection and several data streams a peer."""

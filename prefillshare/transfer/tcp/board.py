@@ -1,0 +1,192 @@
+"""The transfers of one session, and what its streams do next."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TypeVar
+
+from prefillshare.errors import TransferError, TransferIntegrityError
+from prefillshare.transfer.base import Ranges
+from prefillshare.transfer.tcp.ends import End, Receiving, Sending
+from prefillshare.transfer.tcp.slices import Ledger, SliceHead
+
+E = TypeVar("E", bound=End)
+
+
+class Board:
+    """Ends by the number of their transfer; numbers go up, from 1.
+
+    `stalled` is called with the streams that are still at the memory of an end that
+    is over, so that they are broken off if they do not leave soon.
+    """
+
+    def __init__(self, stalled: Callable[[End], None]) -> None:
+        self._changed = threading.Condition()
+        self._ends: dict[int, End] = {}
+        self._turn: deque[Sending] = deque()
+        self._last = 0
+        self._stalled = stalled
+        self._closed: Exception | None = None
+
+    def open(self, end: End) -> None:
+        """Let the streams work at it; raises why the session is over, if it is."""
+        with self._changed:
+            if self._closed:
+                raise self._closed
+            if end.number <= self._last:
+                raise TransferIntegrityError(
+                    f"transfer {end.number} comes after {self._last}"
+                )
+            self._last = end.number
+            self._ends[end.number] = end
+            if isinstance(end, Sending):
+                self._turn.append(end)
+            self._changed.notify_all()
+
+    def find(self, number: int) -> End | None:
+        """The end of a transfer that is under way."""
+        with self._changed:
+            return self._ends.get(number)
+
+    def skip(self, number: int) -> None:
+        """A transfer of that number will not be opened any more."""
+        with self._changed:
+            self._last = max(self._last, number)
+            self._changed.notify_all()
+
+    def add(self, end: End, ranges: Ranges) -> None:
+        """Feed an end; `ValueError` if it is finished, what it ended with if over."""
+        with self._changed:
+            if end.ended:
+                raise end.failure or TransferError("the transfer is over")
+            if end.finished:
+                raise ValueError("the transfer is finished; nothing more can be added")
+            end.add(ranges)
+            self._changed.notify_all()
+
+    def finish(self, end: End) -> None:
+        """Nothing more comes."""
+        with self._changed:
+            end.finish()
+            self._changed.notify_all()
+        self._end_if_complete(end)
+
+    def end(self, end: End, failure: Exception | None) -> bool:
+        """A transfer is over; whether it was not before."""
+        with self._changed:
+            if end.ended:
+                return False
+            end.ended, end.failure = True, failure
+            self._ends.pop(end.number, None)
+            if isinstance(end, Sending):
+                self._turn.remove(end)
+            busy = bool(end.active)
+            self._changed.notify_all()
+        if busy:
+            self._stalled(end)
+        else:
+            end.over(failure)
+        return True
+
+    def close(self, failure: Exception) -> None:
+        """The session is over, and all of its transfers."""
+        with self._changed:
+            self._closed = self._closed or failure
+            ends = list(self._ends.values())
+            self._changed.notify_all()
+        for end in ends:
+            self.end(end, failure)
+
+    # What the threads of a stream call.
+
+    def take(
+        self, stream: int, alive: Callable[[], bool]
+    ) -> tuple[Sending, SliceHead] | None:
+        """Wait for a slice to send; None if the stream or the session is over."""
+        with self._changed:
+            while self._closed is None and alive():
+                for _ in range(len(self._turn)):
+                    end = self._turn[0]
+                    self._turn.rotate(-1)
+                    if end.ready:
+                        head = end.take(stream)
+                        end.active.add(stream)
+                        return end, head
+                self._changed.wait()
+            return None
+
+    def sent(self, end: Sending, head: SliceHead, stream: int) -> None:
+        """A slice has left."""
+        with self._changed:
+            end.moved += head.length
+        self.leave(end, stream)
+
+    def claim(
+        self, head: SliceHead, stream: int, alive: Callable[[], bool]
+    ) -> tuple[Receiving, list[memoryview]] | None:
+        """Where an arriving slice goes, once that is known; None if nobody wants it.
+
+        `TransferIntegrityError` if no such slice can be.
+        """
+        with self._changed:
+            while self._closed is None and alive():
+                end = self._ends.get(head.transfer)
+                if end is None and head.transfer <= self._last:
+                    return None
+                if end is not None and not isinstance(end, Receiving):
+                    raise TransferIntegrityError(f"{head} is for a transfer that sends")
+                if end is not None and end.covers(head):
+                    views = end.claim(head)
+                    end.active.add(stream)
+                    return end, views
+                # The control connection is behind the stream.
+                self._changed.wait()
+            return None
+
+    def settle(self, end: Receiving, head: SliceHead, stream: int) -> None:
+        """A claimed slice is in place and verified."""
+        with self._changed:
+            end.settle(head)
+        self.leave(end, stream)
+        self._end_if_complete(end)
+
+    def release(self, end: Receiving, head: SliceHead, stream: int) -> None:
+        """A claimed slice did not arrive whole."""
+        with self._changed:
+            end.release(head)
+        self.leave(end, stream)
+
+    def leave(self, end: End, stream: int) -> None:
+        """The stream is no longer at the memory of the end."""
+        with self._changed:
+            end.active.discard(stream)
+            due = end.ended and not end.active
+        if due:
+            end.over(end.failure)
+
+    def wake(self) -> None:
+        """Have waiting threads look again whether their stream is alive."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def arrived(self) -> dict[int, bytes]:
+        """Of each transfer that is received, which slices have arrived."""
+        with self._changed:
+            return {
+                number: end.arrived.to_bytes()
+                for number, end in self._ends.items()
+                if isinstance(end, Receiving)
+            }
+
+    def lost(self, stream: int, arrived: dict[int, Ledger]) -> None:
+        """Send again what a lost stream carried, but for what arrived."""
+        with self._changed:
+            for end in self._turn:
+                end.lost(stream, arrived.get(end.number, Ledger()))
+            self._changed.notify_all()
+
+    def _end_if_complete(self, end: End) -> None:
+        if isinstance(end, Receiving) and end.complete:
+            self.end(end, None)

@@ -1,0 +1,162 @@
+"""The two ends of a transfer: one hands out slices, the other admits them.
+
+Neither is safe for concurrent use: `Board` holds its lock around every call.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from prefillshare.errors import TransferIntegrityError
+from prefillshare.transfer.base import Ranges
+from prefillshare.transfer.ranges import Pieces
+from prefillshare.transfer.secure.sealing import Guard
+from prefillshare.transfer.tcp.frames import MAX_SLICES
+from prefillshare.transfer.tcp.slices import Ledger, SliceHead
+
+Over = Callable[[Exception | None], None]
+
+
+class End:
+    """What both ends have: memory in pieces, and the streams that are at it now.
+
+    `guard` protects the slices. `over` is told how it ended, once, when no stream is at
+    the memory any more.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        memory: memoryview,
+        slice_bytes: int,
+        guard: Guard,
+        over: Over,
+    ) -> None:
+        self.number, self.slice_bytes, self.guard = number, slice_bytes, guard
+        self.pieces = Pieces(memory)
+        self.ranges = 0
+        self.finished = False
+        self.moved = 0
+        self.over = over
+        self.active: set[int] = set()
+        self.ended = False
+        self.failure: Exception | None = None
+
+    def add(self, ranges: Ranges) -> None:
+        """Append checked ranges; `ValueError` if that makes too many slices."""
+        size = self.pieces.size + int(ranges[:, 1].sum())
+        if -(-size // self.slice_bytes) > MAX_SLICES:
+            raise ValueError(
+                f"{size} bytes are more than {MAX_SLICES} slices of "
+                f"{self.slice_bytes} bytes; use larger slices"
+            )
+        self.pieces.add(ranges)
+        self.ranges += len(ranges)
+
+    def finish(self) -> None:
+        """Nothing more will be added."""
+        self.finished = True
+
+
+class Sending(End):
+    """Hands out slices, whole ones only until the transfer is finished."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)  # type: ignore[arg-type]
+        self._next = 0
+        self._again: deque[int] = deque()
+        self._sequence = 0
+        self._issued: dict[int, list[int]] = {}
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a slice to send now."""
+        return bool(self._again) or self._next < self._slices()
+
+    def take(self, stream: int) -> SliceHead:
+        """The next slice, to go out on a stream now."""
+        if self._again:
+            number = self._again.popleft()
+        else:
+            number = self._next
+            self._next += 1
+        self._issued.setdefault(stream, []).append(number)
+        self._sequence += 1
+        length = min(self.slice_bytes, self.pieces.size - number * self.slice_bytes)
+        return SliceHead(self.number, number, length, self._sequence)
+
+    def views(self, head: SliceHead) -> list[memoryview]:
+        """The bytes of a slice, where they lie."""
+        first = head.number * self.slice_bytes
+        return self.pieces.views(first, first + head.length)
+
+    def lost(self, stream: int, arrived: Ledger) -> None:
+        """Send again what went out on a stream and is not among what arrived."""
+        for number in self._issued.pop(stream, []):
+            if number not in arrived:
+                self._again.append(number)
+                length = min(
+                    self.slice_bytes, self.pieces.size - number * self.slice_bytes
+                )
+                self.moved -= length
+
+    def _slices(self) -> int:
+        whole, rest = divmod(self.pieces.size, self.slice_bytes)
+        return whole + bool(rest and self.finished)
+
+
+class Whole(Sending):
+    """A small write that went with its frame: no stream carries anything of it."""
+
+    @property
+    def ready(self) -> bool:
+        """Never."""
+        return False
+
+
+class Receiving(End):
+    """Admits every slice once."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)  # type: ignore[arg-type]
+        self.arrived = Ledger()
+        self._claimed: set[int] = set()
+
+    @property
+    def complete(self) -> bool:
+        """Whether all bytes are in place and verified."""
+        return self.finished and self.moved == self.pieces.size
+
+    def covers(self, head: SliceHead) -> bool:
+        """Whether it can be said now where the slice goes, or that it goes nowhere."""
+        last = head.number * self.slice_bytes + head.length
+        return self.finished or (
+            head.length == self.slice_bytes and last <= self.pieces.size
+        )
+
+    def claim(self, head: SliceHead) -> list[memoryview]:
+        """Where a covered slice goes; `settle` or `release` follows.
+
+        `TransferIntegrityError` for one that is out of range, or came before.
+        """
+        first = head.number * self.slice_bytes
+        length = min(self.slice_bytes, self.pieces.size - first)
+        if head.length != length:
+            raise TransferIntegrityError(
+                f"{head} is no slice of {self.pieces.size} bytes by {self.slice_bytes}"
+            )
+        if head.number in self.arrived or head.number in self._claimed:
+            raise TransferIntegrityError(f"{head} arrived twice")
+        self._claimed.add(head.number)
+        return self.pieces.views(first, first + length)
+
+    def release(self, head: SliceHead) -> None:
+        """The slice did not arrive whole."""
+        self._claimed.discard(head.number)
+
+    def settle(self, head: SliceHead) -> None:
+        """The slice is in place and verified."""
+        self._claimed.discard(head.number)
+        self.arrived.enter(head.number)
+        self.moved += head.length

@@ -1,0 +1,173 @@
+"""The engine over TCP."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import threading
+from collections.abc import Callable
+
+from prefillshare.errors import ConfigError, TransferClosed
+from prefillshare.transfer.base import (
+    ID_BYTES,
+    Access,
+    Grant,
+    GrantEnd,
+    Ranges,
+    Region,
+)
+from prefillshare.transfer.grants import GrantTable
+from prefillshare.transfer.ranges import (
+    Pieces,
+    as_ranges,
+    check_disjoint,
+    check_within,
+)
+from prefillshare.transfer.secure.channel import Channel
+from prefillshare.transfer.secure.contexts import Security, SecuritySettings
+from prefillshare.transfer.tcp.dial import Dialler
+from prefillshare.transfer.tcp.lender import Lender
+from prefillshare.transfer.tcp.link import TcpLink
+from prefillshare.transfer.tcp.listener import Listener
+from prefillshare.transfer.tcp.session import Agreed, Session
+from prefillshare.transfer.tcp.settings import TcpSettings
+from prefillshare.transfer.tcp.sockets import is_loopback, parse_address
+from prefillshare.transfer.timer import Timer
+
+# How long `close` and `deregister` wait for what is under way to let go of memory.
+END_SECONDS = 10.0
+
+
+class TcpEngine:
+    """An `Engine` whose peers reach it over TCP, IPv4 or IPv6.
+
+    `listen` is `tcp://HOST:PORT`, port 0 takes a free one. Without `security` it speaks
+    to this machine alone. Raises `ConfigError` if it may not, or cannot, listen there,
+    or for unusable certificates; `ValueError` for a malformed address.
+    """
+
+    def __init__(
+        self,
+        listen: str = "tcp://127.0.0.1:0",
+        settings: TcpSettings | None = None,
+        security: SecuritySettings | None = None,
+    ) -> None:
+        host, port = parse_address(listen)
+        self._settings = settings or TcpSettings()
+        self._security = Security(security) if security is not None else None
+        if self._security is None and not is_loopback(host):
+            raise ConfigError(
+                f"{listen} can be reached from other machines, and there is no "
+                "certificate to know peers by; make some with `prefillshare keys`, or "
+                "listen on 127.0.0.1"
+            )
+        self._id = secrets.token_bytes(ID_BYTES)
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+        self._regions: dict[int, Region] = {}
+        self._links: list[TcpLink] = []
+        self._closed = False
+        self._listener = Listener(
+            host, port, self._id, self._settings, self._security, self._welcome
+        )
+        self._timer = Timer()
+        self._grants = GrantTable()
+        self._listener.start()
+
+    @property
+    def address(self) -> str:
+        """See `Engine.address`."""
+        return self._listener.address
+
+    def register(self, buffer: memoryview) -> Region:
+        """See `Engine.register`."""
+        if buffer.readonly or not buffer.c_contiguous or not buffer.nbytes:
+            raise ValueError("a region is a contiguous, writable buffer, not empty")
+        region = Region(next(self._numbers), buffer.cast("B"))
+        with self._lock:
+            self._regions[region.number] = region
+        return region
+
+    def deregister(self, region: Region) -> None:
+        """See `Engine.deregister`."""
+        with self._lock:
+            self._regions.pop(region.number, None)
+        self._grants.revoke_region(region.number, END_SECONDS)
+
+    def grant(
+        self,
+        region: Region,
+        ranges: Ranges,
+        access: Access,
+        on_end: Callable[[GrantEnd], None],
+        lease_seconds: float = 60.0,
+    ) -> Grant:
+        """See `Engine.grant`."""
+        lent = as_ranges(ranges)
+        check_within(lent, region.memory.nbytes, "the region")
+        if access == "write":
+            check_disjoint(lent)
+        with self._lock:
+            if self._regions.get(region.number) is not region:
+                raise ValueError("the region is not registered with this engine")
+        pieces = Pieces(region.memory, lent)
+        return self._grants.add(
+            pieces,
+            access,
+            self.address,
+            self._id.hex(),
+            on_end,
+            lease_seconds,
+            region.number,
+        )
+
+    def revoke(self, grant_id: str) -> None:
+        """See `Engine.revoke`."""
+        self._grants.revoke(grant_id)
+
+    def recheck_leases(self) -> None:
+        """Look for expired leases now, after an injected clock was set."""
+        self._grants.recheck()
+
+    def connect(self, address: str, timeout: float = 10.0) -> TcpLink:
+        """See `Engine.connect`."""
+        host, _ = parse_address(address)
+        if self._security is None and not is_loopback(host):
+            raise ConfigError(
+                f"{address} is another machine, and this engine has no certificate to "
+                "show; make some with `prefillshare keys`"
+            )
+        dialler = Dialler(self._id, address, self._settings, self._security)
+        link = TcpLink(dialler, self._timer, self._forget)
+        with self._lock:
+            if self._closed:
+                raise TransferClosed("the engine is closed; make a new one")
+            self._links.append(link)
+        try:
+            link.open(timeout)
+        except BaseException:
+            link.close()
+            raise
+        return link
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        with self._lock:
+            self._closed = True
+            links = list(self._links)
+        for link in links:
+            link.close()
+        self._grants.close()
+        for session in self._listener.close():
+            session.close()
+        self._grants.join(END_SECONDS)
+        self._timer.close()
+
+    def _welcome(self, channel: Channel, agreed: Agreed) -> Session:
+        lender = Lender(self._grants, self._listener.forget)
+        return Session(channel, agreed, lender, self._settings, self._timer)
+
+    def _forget(self, link: TcpLink) -> None:
+        with self._lock:
+            if link in self._links:
+                self._links.remove(link)

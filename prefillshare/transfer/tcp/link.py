@@ -1,0 +1,215 @@
+"""The side of a session that connects, and moves memory."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from prefillshare.errors import (
+    TransferBroken,
+    TransferClosed,
+    TransferError,
+    TransferIdentityError,
+    TransferIntegrityError,
+)
+from prefillshare.transfer.base import (
+    MAX_NOTE_BYTES,
+    Access,
+    Batch,
+    Grant,
+    Ranges,
+    Region,
+    Transfer,
+)
+from prefillshare.transfer.tcp import frames
+from prefillshare.transfer.tcp.dial import Dialler
+from prefillshare.transfer.tcp.session import Session
+from prefillshare.transfer.tcp.sockets import StreamInfo
+from prefillshare.transfer.tcp.transfer import TcpTransfer, split
+from prefillshare.transfer.timer import Timer
+
+_log = logging.getLogger(__name__)
+
+
+class TcpLink:
+    """See `Link`; one session at a time, made anew when it is needed."""
+
+    def __init__(
+        self, dialler: Dialler, timer: Timer, forget: Callable[[TcpLink], None]
+    ) -> None:
+        self._dialler, self._timer, self._forget = dialler, timer, forget
+        self._lock = threading.Lock()
+        self._connecting = threading.Lock()
+        self._stream_number = 0
+        self._session: Session | None = None
+        self._number = 0
+        self._repairing: threading.Thread | None = None
+        self._closed = threading.Event()
+
+    def open(self, timeout: float) -> None:
+        """Connect now; see `Engine.connect` for errors."""
+        self._connected(timeout)
+
+    @property
+    def peer(self) -> str:
+        """The engine at the other end (hexadecimal); empty while not connected."""
+        session = self._session
+        return session.agreed.peer.hex() if session and session.alive else ""
+
+    def read(
+        self,
+        grant: Grant,
+        into: Region,
+        batch: Batch | None = None,
+        *,
+        timeout: float,
+        note: bytes = b"",
+    ) -> Transfer:
+        """See `Link.read`."""
+        return self._begin("read", grant, into, batch, timeout, note)
+
+    def write(
+        self,
+        grant: Grant,
+        source: Region,
+        batch: Batch | None = None,
+        *,
+        timeout: float,
+        note: bytes = b"",
+    ) -> Transfer:
+        """See `Link.write`; small ones go whole, in one frame."""
+        return self._begin("write", grant, source, batch, timeout, note)
+
+    def streams(self) -> list[StreamInfo]:
+        """What is known of the data connections that carry now."""
+        session, found = self._session, []
+        for stream in session.streams() if session else []:
+            try:
+                found.append(stream.info())
+            except OSError:
+                continue
+        return found
+
+    def close(self) -> None:
+        """See `Link.close`."""
+        with self._lock:
+            self._closed.set()
+            session, repairing = self._session, self._repairing
+        if session is not None:
+            session.close()
+        if repairing not in (None, threading.current_thread()):
+            repairing.join()
+        self._forget(self)
+
+    # What a session asks of its role.
+
+    def handle(self, session: Session, frame: frames.Frame) -> None:
+        """See `Role.handle`."""
+        if not isinstance(frame, frames.Done):
+            raise TransferIntegrityError(f"{type(frame).__name__} from a lender")
+        if (end := session.board.find(frame.transfer)) is not None:
+            session.board.end(end, None)
+
+    def stream_lost(self, session: Session) -> None:
+        """Make it again, on a thread of its own."""
+        with self._lock:
+            if self._closed.is_set() or self._repairing is not None:
+                return
+            self._repairing = threading.Thread(
+                target=self._repair, args=(session,), name="kv-repair", daemon=True
+            )
+            self._repairing.start()
+
+    def session_over(self, session: Session) -> None:
+        """Nothing to do: the next transfer connects again."""
+
+    def _begin(
+        self,
+        access: Access,
+        grant: Grant,
+        region: Region,
+        batch: Batch | None,
+        timeout: float,
+        note: bytes,
+    ) -> Transfer:
+        if grant.access != access:
+            raise ValueError(f"the grant is for {grant.access}ing, not {access}ing")
+        if len(note) > MAX_NOTE_BYTES:
+            raise ValueError(f"a note of {len(note)} bytes exceeds {MAX_NOTE_BYTES}")
+        if not timeout > 0:
+            raise ValueError(f"timeout is {timeout} seconds, it must be above 0")
+        parts = None if batch is None else split(batch, region, grant)
+        session = self._connected(timeout)
+        if session.agreed.peer.hex() != grant.engine:
+            raise TransferIdentityError(
+                f"engine {session.agreed.peer.hex()} now listens at {grant.address}, "
+                f"the grant is of {grant.engine}, which has ended; ask for a new grant"
+            )
+        small = parts is not None and access == "write" and _is_small(parts[0])
+        # Numbers reach the peer in their order.
+        with self._lock:
+            self._number += 1
+            made = TcpTransfer(session, self._number, grant, region, timeout, small)
+            made.open(parts if small else None, note)
+        if parts is not None and not small:
+            made.feed(*parts)
+            made.finish()
+        return made
+
+    def _connected(self, timeout: float) -> Session:
+        with self._connecting:
+            if self._closed.is_set():
+                raise TransferClosed("the link is closed; connect again")
+            if self._session is not None:
+                if self._session.alive:
+                    return self._session
+                self._session.join()
+            channel, agreed = self._dialler.dial(timeout)
+            session = Session(
+                channel, agreed, self, self._dialler.settings, self._timer
+            )
+            self._stream_number = 0
+            try:
+                for _ in range(self._dialler.settings.streams):
+                    self._add_stream(session, timeout)
+            except TransferError:
+                session.end(TransferBroken("no data connection could be made"))
+                session.join()
+                raise
+            session.start()
+            self._session = session
+            return session
+
+    def _add_stream(self, session: Session, timeout: float) -> None:
+        self._stream_number += 1
+        number = self._stream_number
+        sock = self._dialler.dial_stream(session.agreed, number, timeout)
+        try:
+            session.attach(number, sock)
+        except TransferError:
+            sock.close()
+            raise
+
+    def _repair(self, session: Session) -> None:
+        """Bring the streams back to their number, trying less and less often."""
+        settings = self._dialler.settings
+        delay = settings.retry_seconds
+        while session.alive and not self._closed.wait(delay):
+            if len(session.streams()) >= settings.streams:
+                break
+            try:
+                self._add_stream(session, settings.handshake_seconds)
+            except TransferError as error:
+                _log.info("a stream to %s: %s", self._dialler.address, error)
+                delay = min(2 * delay, 100 * settings.retry_seconds)
+        with self._lock:
+            self._repairing = None
+        # One may have broken after the last look.
+        if session.alive and len(session.streams()) < settings.streams:
+            self.stream_lost(session)
+
+
+def _is_small(ranges: Ranges) -> bool:
+    few = len(ranges) <= frames.MAX_EAGER_RANGES
+    return few and int(ranges[:, 1].sum()) <= frames.EAGER_BYTES

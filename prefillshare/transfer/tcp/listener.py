@@ -1,0 +1,208 @@
+"""Where peers connect: who they are is known before anything else is done for them."""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import logging
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+from prefillshare.errors import (
+    ConfigError,
+    TransferError,
+    TransferRefused,
+)
+from prefillshare.transfer.base import CAPABILITY_BYTES, ID_BYTES
+from prefillshare.transfer.secure.channel import Channel, PlainChannel, TlsChannel
+from prefillshare.transfer.secure.contexts import Security
+from prefillshare.transfer.tcp import dial
+from prefillshare.transfer.tcp.outcomes import fail_of
+from prefillshare.transfer.tcp.session import Agreed, Session
+from prefillshare.transfer.tcp.settings import TcpSettings
+from prefillshare.transfer.tcp.sockets import (
+    format_address,
+    receive_all,
+    shut,
+    tune,
+    watch,
+)
+
+_log = logging.getLogger(__name__)
+# Connections whose peer is not known yet, at most.
+_STRANGERS = 64
+_TLS = 0x16
+_FAREWELL_SECONDS = 0.5
+
+Welcome = Callable[[Channel, Agreed], Session]
+
+
+class Listener:
+    """Accepts control connections, and the streams of sessions that they began.
+
+    `welcome` makes a session of a peer that is known, and starts it. Raises
+    `ConfigError` if the address cannot be bound.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        engine: bytes,
+        settings: TcpSettings,
+        security: Security | None,
+        welcome: Welcome,
+    ) -> None:
+        self._engine, self._settings, self._security = engine, settings, security
+        self._welcome = welcome
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            self._sock = socket.create_server((host, port), family=family, backlog=128)
+        except (OSError, OverflowError) as error:
+            raise ConfigError(
+                f"cannot listen on {host}:{port} ({error}); choose another address"
+            ) from error
+        self.address = format_address(host, self._sock.getsockname()[1])
+        self._strangers = threading.Semaphore(_STRANGERS)
+        self._lock = threading.Lock()
+        self._waiting: dict[threading.Thread, socket.socket] = {}
+        self._sessions: dict[bytes, Session] = {}
+        self._closed = threading.Event()
+        self._thread = threading.Thread(
+            target=self._accept, name="kv-accept", daemon=True
+        )
+
+    def start(self) -> None:
+        """Begin to accept."""
+        self._thread.start()
+
+    def forget(self, session: Session) -> None:
+        """A session is over."""
+        with self._lock:
+            self._sessions.pop(session.agreed.session, None)
+
+    def close(self) -> list[Session]:
+        """Accept no more; the sessions that are still there, for the caller to end."""
+        with self._lock:
+            self._closed.set()
+            waiting = dict(self._waiting)
+        shut(self._sock)
+        for sock in waiting.values():
+            shut(sock)
+        for thread in (self._thread, *waiting):
+            thread.join()
+        self._sock.close()
+        with self._lock:
+            return list(self._sessions.values())
+
+    def _accept(self) -> None:
+        while True:
+            self._strangers.acquire()
+            try:
+                sock, _ = self._sock.accept()
+            except OSError as error:
+                self._strangers.release()
+                # Descriptors may be used up for a while: do not spin on that.
+                if self._closed.wait(0.05):
+                    return
+                _log.warning("accept failed: %s", error)
+                continue
+            thread = threading.Thread(target=self._meet, args=(sock,), daemon=True)
+            with self._lock:
+                if self._closed.is_set():
+                    sock.close()
+                    return
+                self._waiting[thread] = sock
+                thread.start()
+
+    def _meet(self, sock: socket.socket) -> None:
+        try:
+            kept = self._greet(sock)
+        except (OSError, TransferError) as error:
+            _log.warning("a peer was turned away: %s", error)
+            kept = False
+            _farewell(sock)
+        with self._lock:
+            self._waiting.pop(threading.current_thread(), None)
+            if not kept:
+                sock.close()
+        self._strangers.release()
+
+    def _greet(self, sock: socket.socket) -> bool:
+        deadline = time.monotonic() + self._settings.handshake_seconds
+        sock.settimeout(self._settings.handshake_seconds)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        first = sock.recv(1, socket.MSG_PEEK)
+        if not first:
+            return False
+        if first == dial.STREAM_MAGIC[:1]:
+            return self._take_stream(sock)
+        watch(sock, self._settings.dead_seconds)
+        tls = self._security if first[0] == _TLS else None
+        channel: Channel = PlainChannel(sock)
+        if tls is not None:
+            channel = TlsChannel(sock, tls.server, server_side=True, deadline=deadline)
+        try:
+            return self._take_session(channel, sock)
+        except TransferError as error:
+            channel.send(fail_of(0, error).encode())
+            raise
+
+    def _take_session(self, channel: Channel, sock: socket.socket) -> bool:
+        peer = dial.read_hello(channel)
+        sealed = self._settings.sealed == "always"
+        if self._security is not None:
+            if not isinstance(channel, TlsChannel):
+                raise TransferRefused(
+                    "this engine wants TLS; give yours a certificate "
+                    "(`prefillshare keys issue`)"
+                )
+            who = self._security.check(channel.peer_certificate)
+            elsewhere = who.site != self._security.identity.site
+            sealed |= self._settings.sealed == "auto" and elsewhere
+        agreed = Agreed(
+            secrets.token_bytes(ID_BYTES),
+            secrets.token_bytes(CAPABILITY_BYTES),
+            peer.engine,
+            sealed,
+        )
+        with self._lock:
+            if len(self._sessions) >= self._settings.max_sessions:
+                raise TransferRefused(
+                    f"{len(self._sessions)} peers are connected, which is all that "
+                    "`max_sessions` allows"
+                )
+            session = self._welcome(channel, agreed)
+            self._sessions[agreed.session] = session
+        sock.settimeout(None)
+        session.send(dial.hello(self._engine, agreed))
+        session.start()
+        return True
+
+    def _take_stream(self, sock: socket.socket) -> bool:
+        raw = bytearray(dial.STREAM.size)
+        receive_all(sock, [memoryview(raw)])
+        magic, name, number, proof = dial.STREAM.unpack(raw)
+        with self._lock:
+            session = self._sessions.get(name)
+        secret = session.agreed.secret if session else bytes(CAPABILITY_BYTES)
+        same = hmac.compare_digest(dial.proof_of(secret, name, number), proof)
+        if magic != dial.STREAM_MAGIC or session is None or not same:
+            raise TransferRefused("a stream of no session")
+        tune(sock, self._settings.buffer_bytes, self._settings.dead_seconds)
+        sock.settimeout(None)
+        sock.sendall(dial.WELCOME)
+        session.attach(number, sock)
+        return True
+
+
+def _farewell(sock: socket.socket) -> None:
+    """Let the peer read why, before a reset throws it away."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_WR)
+        sock.settimeout(_FAREWELL_SECONDS)
+        while sock.recv(4096):
+            pass

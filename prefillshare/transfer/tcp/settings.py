@@ -1,0 +1,49 @@
+"""Settings of the engine over TCP."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from prefillshare.config import Config
+from prefillshare.transfer.tcp.frames import MAX_SLICE_BYTES, MIN_SLICE_BYTES
+
+
+class TcpSettings(Config):
+    """How one engine moves bytes; each side has its own for what it sends.
+
+    `streams` are the data connections of a link, made by the side that connects.
+    `sealed: auto` encrypts between sites, by the certificates, and has checksums within
+    one. `rate_gbps` caps what leaves over one link, in 1e9 bits per second.
+    `bandwidth_gbps` and `rtt_seconds` of the path size the sockets' buffers; without
+    them the kernel does. A peer that is silent for `dead_seconds` is dead. Memory of a
+    transfer that is over is free after `grace_seconds` at the latest: streams that are
+    still at it are broken off. A broken stream is made again after `retry_seconds`,
+    then after twice that, up to a hundredfold.
+    """
+
+    streams: int = Field(4, ge=1, le=64)
+    slice_bytes: int = Field(1 << 20, ge=MIN_SLICE_BYTES, le=MAX_SLICE_BYTES)
+    sealed: Literal["auto", "always", "never"] = "auto"
+    rate_gbps: float | None = Field(None, gt=0.0)
+    bandwidth_gbps: float | None = Field(None, gt=0.0)
+    rtt_seconds: float | None = Field(None, gt=0.0)
+    dead_seconds: float = Field(15.0, gt=0.0, le=600.0)
+    grace_seconds: float = Field(0.25, gt=0.0, le=60.0)
+    retry_seconds: float = Field(0.1, gt=0.0, le=60.0)
+    handshake_seconds: float = Field(5.0, gt=0.0, le=60.0)
+    max_sessions: int = Field(256, ge=1)
+
+    @property
+    def bytes_per_second(self) -> float | None:
+        """The cap of a link."""
+        return self.rate_gbps * 1e9 / 8 if self.rate_gbps is not None else None
+
+    @property
+    def buffer_bytes(self) -> int | None:
+        """Bandwidth times delay, a stream's share; None leaves it to the kernel."""
+        if self.bandwidth_gbps is None or self.rtt_seconds is None:
+            return None
+        whole = self.bandwidth_gbps * 1e9 / 8 * self.rtt_seconds
+        return max(1 << 16, int(whole / self.streams))

@@ -1,0 +1,73 @@
+"""Slices: what a data stream carries, and which of a transfer have arrived."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from prefillshare.errors import TransferIntegrityError
+from prefillshare.transfer.tcp.frames import MAX_SLICE_BYTES, MAX_SLICES
+
+_SLICE = struct.Struct("!HHIIIQ")
+_MAGIC = 0x5053
+TAG_BYTES = 16
+HEAD_BYTES = _SLICE.size + TAG_BYTES
+
+
+@dataclass(frozen=True)
+class SliceHead:
+    """`length` bytes, slice `number` of a transfer, the `sequence`-th that it sends."""
+
+    transfer: int
+    number: int
+    length: int
+    sequence: int
+
+    def pack(self) -> bytes:
+        """The head but for its tag, which covers it where slices are sealed."""
+        values = self.transfer, self.number, self.length, self.sequence
+        return _SLICE.pack(_MAGIC, 0, *values)
+
+    @classmethod
+    def unpack(cls, head: bytes | memoryview) -> SliceHead:
+        """`TransferIntegrityError` unless `head` begins a slice within the bounds."""
+        magic, zero, transfer, number, length, sequence = _SLICE.unpack_from(head)
+        if magic != _MAGIC or zero:
+            raise TransferIntegrityError(f"no slice begins with {bytes(head[:4])!r}")
+        if number >= MAX_SLICES or not 1 <= length <= MAX_SLICE_BYTES:
+            raise TransferIntegrityError(
+                f"slice {number} of {length} bytes; at most {MAX_SLICES} slices of "
+                f"{MAX_SLICE_BYTES} bytes are allowed"
+            )
+        return cls(transfer, number, length, sequence)
+
+
+class Ledger:
+    """Which slices of a transfer have arrived; not safe for concurrent use."""
+
+    def __init__(self) -> None:
+        self._bits = bytearray()
+        self.count = 0
+
+    def __contains__(self, number: int) -> bool:
+        byte = number >> 3
+        return byte < len(self._bits) and bool(self._bits[byte] >> (number & 7) & 1)
+
+    def enter(self, number: int) -> None:
+        """Note a slice, which has not been noted before."""
+        if (short := (number >> 3) + 1 - len(self._bits)) > 0:
+            self._bits += bytes(max(short, len(self._bits)))
+        self._bits[number >> 3] |= 1 << (number & 7)
+        self.count += 1
+
+    def to_bytes(self) -> bytes:
+        """One bit a slice, lowest first."""
+        return bytes(self._bits).rstrip(b"\0")
+
+    @classmethod
+    def from_bytes(cls, bits: bytes) -> Ledger:
+        """Undo `to_bytes`."""
+        made = cls()
+        made._bits = bytearray(bits)
+        made.count = int.from_bytes(bits).bit_count()
+        return made

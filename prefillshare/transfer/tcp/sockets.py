@@ -1,0 +1,126 @@
+"""Sockets for fat and long pipes: vectored calls, buffers, the kernel's figures."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from prefillshare.errors import TransferBroken
+
+# Linux takes 1024 pieces a call (IOV_MAX).
+_PIECES = 1000
+# From struct tcp_info of linux/tcp.h: rtt in us, retransmitted segments in all, and the
+# rate at which data were lately delivered, in bytes per second.
+_RTT, _RETRANSMITS, _DELIVERY = (68, "I"), (100, "I"), (160, "Q")
+_INFO_BYTES = 232
+Address = tuple[str, int]
+
+
+def parse_address(text: str) -> Address:
+    """Host and port of `tcp://HOST:PORT`, IPv6 in brackets; `ValueError` otherwise."""
+    scheme, _, rest = text.partition("://")
+    host, _, port = rest.rpartition(":")
+    if scheme != "tcp" or not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"{text!r} is no address; write tcp://HOST:PORT")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def format_address(host: str, port: int) -> str:
+    """Undo `parse_address`."""
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine by its address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def tune(sock: socket.socket, buffer_bytes: int | None, dead_seconds: float) -> None:
+    """Set a data connection up.
+
+    `buffer_bytes` should be bandwidth times delay; without it the kernel sizes buffers
+    by itself, up to its limits (net.ipv4.tcp_wmem, tcp_rmem). A peer that
+    acknowledges nothing for `dead_seconds` is dead.
+    """
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    watch(sock, dead_seconds)
+    if buffer_bytes is not None:
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            sock.setsockopt(socket.SOL_SOCKET, option, min(buffer_bytes, 1 << 30))
+
+
+def watch(sock: socket.socket, dead_seconds: float) -> None:
+    """Have the kernel notice a peer whose machine is gone."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    tcp = socket.IPPROTO_TCP
+    every = max(1, int(dead_seconds / 4))
+    sock.setsockopt(tcp, socket.TCP_KEEPIDLE, every)
+    sock.setsockopt(tcp, socket.TCP_KEEPINTVL, every)
+    sock.setsockopt(tcp, socket.TCP_KEEPCNT, 3)
+    sock.setsockopt(tcp, socket.TCP_USER_TIMEOUT, int(1000 * dead_seconds))
+
+
+def shut(sock: socket.socket) -> None:
+    """Wake whichever thread is blocked in the socket."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def send_all(sock: socket.socket, parts: Sequence[memoryview | bytes]) -> None:
+    """Send all parts from where they lie; raises `OSError`."""
+    waiting = list(parts)
+    first = 0
+    while first < len(waiting):
+        sent = sock.sendmsg(waiting[first : first + _PIECES])
+        first = _advance(waiting, first, sent)
+
+
+def receive_all(sock: socket.socket, views: Sequence[memoryview]) -> None:
+    """Receive until all views are full; `TransferBroken` at the end of the stream."""
+    waiting: list[memoryview | bytes] = list(views)
+    first = 0
+    while first < len(waiting):
+        into = waiting[first : first + _PIECES]
+        count = sock.recvmsg_into(into, 0, socket.MSG_WAITALL)[0]
+        if not count:
+            raise TransferBroken("the peer ended a stream within a transfer")
+        first = _advance(waiting, first, count)
+
+
+def _advance(parts: list[memoryview | bytes], first: int, count: int) -> int:
+    while first < len(parts) and count >= len(parts[first]):
+        count -= len(parts[first])
+        first += 1
+    if count:
+        parts[first] = memoryview(parts[first])[count:]
+    return first
+
+
+@dataclass(frozen=True)
+class StreamInfo:
+    """What the kernel knows of one connection (TCP_INFO), and what it has carried."""
+
+    stream: int
+    rtt_seconds: float
+    retransmits: int
+    delivery_bytes_per_second: int
+    bytes_sent: int
+    bytes_received: int
+
+
+def kernel_info(sock: socket.socket) -> tuple[float, int, int]:
+    """Smoothed RTT in seconds, retransmitted segments, delivery rate in bytes/s."""
+    raw = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
+    raw = raw.ljust(_INFO_BYTES, b"\0")
+    rtt, again, rate = (
+        struct.unpack_from("=" + form, raw, at)[0]
+        for at, form in (_RTT, _RETRANSMITS, _DELIVERY)
+    )
+    return rtt / 1e6, again, rate

@@ -1,0 +1,143 @@
+"""A transfer, on the side that asked for it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+
+import numpy as np
+from xxhash import xxh3_64_intdigest
+
+from prefillshare.errors import (
+    TransferClosed,
+    TransferIntegrityError,
+    TransferTimeout,
+)
+from prefillshare.transfer.base import Batch, Grant, Ranges, Region
+from prefillshare.transfer.pending import Pending
+from prefillshare.transfer.ranges import (
+    as_ranges,
+    check_disjoint,
+    check_within,
+    joined,
+)
+from prefillshare.transfer.secure.sealing import KEY_BYTES, guard_of
+from prefillshare.transfer.tcp import frames
+from prefillshare.transfer.tcp.ends import End, Receiving, Sending, Whole
+from prefillshare.transfer.tcp.outcomes import fail_of
+from prefillshare.transfer.tcp.session import Session
+
+
+class TcpTransfer(Pending):
+    """See `Transfer`."""
+
+    def __init__(
+        self,
+        session: Session,
+        number: int,
+        grant: Grant,
+        region: Region,
+        timeout: float,
+        whole: bool,
+    ) -> None:
+        super().__init__()
+        self._session, self._grant, self._region = session, grant, region
+        self._sealed = session.agreed.sealed
+        self._key = secrets.token_bytes(KEY_BYTES) if self._sealed else bytes(KEY_BYTES)
+        writing = grant.access == "write"
+        kind = Whole if whole else Sending if writing else Receiving
+        slice_bytes = session.settings.slice_bytes
+        guard = guard_of(self._sealed, self._key, from_lender=not writing)
+        self.end: End = kind(number, region.memory, slice_bytes, guard, self._over)
+        self._due = session.timer.after(timeout, lambda: self._expire(timeout))
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """See `Transfer.progress`."""
+        return self.end.moved, self.end.pieces.size
+
+    def open(self, whole: tuple[Ranges, Ranges] | None, note: bytes) -> None:
+        """Tell the peer, before anything is fed; a small write goes all at once."""
+        grant = bytes.fromhex(self._grant.grant_id)
+        secret = bytes.fromhex(self._grant.capability)
+        number = self.end.number
+        if whole is None:
+            self._session.board.open(self.end)
+            write, step = self._grant.access == "write", self.end.slice_bytes
+            frame = frames.Open(number, write, step, grant, secret, self._key, note)
+            self._session.send(frame)
+            return
+        local, remote = whole
+        self.end.add(local)
+        self.announce(0, len(local))
+        payload = b"".join(self.end.pieces.views(0, self.end.pieces.size))
+        rest = frames.packed(remote) + note + payload
+        checksum = xxh3_64_intdigest(payload)
+        counts = len(remote), len(note)
+        self.end.moved = len(payload)
+        self._session.board.open(self.end)
+        self._session.send(frames.Eager(number, grant, secret, checksum, *counts, rest))
+
+    def add(self, batch: Batch) -> None:
+        """See `Transfer.add`."""
+        self.feed(*split(batch, self._region, self._grant))
+
+    def feed(self, local: Ranges, remote: Ranges) -> None:
+        """Add checked ranges."""
+        number = self.end.number
+        if isinstance(self.end, Receiving) and len(self.end.pieces):
+            check_disjoint(np.concatenate([self.end.pieces.ranges(), local]))
+        # The peer is told first: what it must send, or where to put what comes.
+        if not self.end.ended:
+            for table in tables(remote):
+                self._session.send(frames.Add(number, table), wait=True)
+        self._session.board.add(self.end, local)
+        self.announce(0, len(local))
+
+    def finish(self) -> None:
+        """See `Transfer.finish`."""
+        if self.end.finished:
+            return
+        total = self.end.pieces.size
+        if not total:
+            self.stop(TransferClosed("nothing was added to it"))
+            raise ValueError("a transfer of nothing; add a batch before `finish`")
+        self._session.send(frames.Finish(self.end.number, total), wait=True)
+        self._session.board.finish(self.end)
+
+    def interrupt(self) -> None:
+        """See `Pending.interrupt`."""
+        cause = self.cause or TransferClosed("stopped on this side")
+        if self._session.board.end(self.end, cause):
+            self._session.send(fail_of(self.end.number, cause))
+
+    def _expire(self, timeout: float) -> None:
+        moved, total = self.progress
+        text = f"{moved} of {total} bytes moved within {timeout} s"
+        self.stop(TransferTimeout(text))
+
+    def _over(self, failure: Exception | None) -> None:
+        self._due.cancel()
+        if failure is None and isinstance(self.end, Receiving):
+            self._session.send(frames.Done(self.end.number))
+        elif isinstance(failure, TransferIntegrityError):
+            self._session.send(fail_of(self.end.number, failure))
+        self.count(self.end.moved)
+        self.settle(failure)
+
+
+def split(batch: Batch, region: Region, grant: Grant) -> tuple[Ranges, Ranges]:
+    """Local and remote ranges of a batch; `ValueError` if they are out of bounds."""
+    whole = as_ranges(batch, 3)
+    local, remote = whole[:, [0, 2]], whole[:, 1:]
+    check_within(local, region.memory.nbytes, "the region")
+    check_within(remote, grant.size, "the grant")
+    check_disjoint(remote if grant.access == "write" else local)
+    return local, remote
+
+
+def tables(ranges: Ranges) -> Iterator[bytes]:
+    """Ranges as they travel, so many a frame; neighbours are joined."""
+    whole = joined(ranges)
+    for first in range(0, len(whole), frames.MAX_RANGES):
+        yield frames.packed(whole[first : first + frames.MAX_RANGES])

@@ -1,0 +1,92 @@
+"""One thread that calls functions when they are due."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+_log = logging.getLogger(__name__)
+
+
+class Due:
+    """A call to come; `cancel` is a no-op once it has begun."""
+
+    def __init__(self, when: float, call: Callable[[], None]) -> None:
+        self.when = when
+        self.call: Callable[[], None] | None = call
+
+    def cancel(self) -> None:
+        """Do not call."""
+        self.call = None
+
+
+class Timer:
+    """Calls functions at their time, one after the other, on one thread.
+
+    They should be quick; what they raise is logged. The thread begins with the first
+    call. `clock` is `time.monotonic`, in seconds.
+    """
+
+    def __init__(self, name: str = "kv-timer") -> None:
+        self._changed = threading.Condition()
+        self._heap: list[tuple[float, int, Due]] = []
+        self._order = itertools.count()
+        self._closed = False
+        self._name = name
+        self._thread: threading.Thread | None = None
+
+    def after(self, seconds: float, call: Callable[[], None]) -> Due:
+        """Call once in so many seconds; never after `close`."""
+        due = Due(time.monotonic() + seconds, call)
+        with self._changed:
+            if self._closed:
+                return due
+            heapq.heappush(self._heap, (due.when, next(self._order), due))
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name=self._name, daemon=True
+                )
+                self._thread.start()
+            self._changed.notify_all()
+        return due
+
+    def close(self) -> None:
+        """Forget all calls and end the thread; from within a call, soon after it."""
+        with self._changed:
+            self._closed = True
+            self._heap.clear()
+            self._changed.notify_all()
+            thread = self._thread
+        if thread not in (None, threading.current_thread()):
+            thread.join()
+
+    def _run(self) -> None:
+        while (call := self._next()) is not None:
+            try:
+                call()
+            except Exception:
+                _log.exception("a timed call failed")
+
+    def _next(self) -> Callable[[], None] | None:
+        with self._changed:
+            while not self._closed:
+                # Cancelled calls leave when they reach the top: a transfer that ended
+                # long before its time-out is a few words until then.
+                while self._heap and self._heap[0][2].call is None:
+                    heapq.heappop(self._heap)
+                if not self._heap:
+                    self._changed.wait()
+                    continue
+                left = self._heap[0][0] - time.monotonic()
+                if left <= 0:
+                    due = heapq.heappop(self._heap)[2]
+                    if (call := due.call) is not None:
+                        due.cancel()
+                        return call
+                else:
+                    self._changed.wait(left)
+            return None
