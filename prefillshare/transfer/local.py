@@ -17,6 +17,7 @@ from prefillshare.errors import (
     TransferEnded,
     TransferError,
     TransferIdentityError,
+    TransferIntegrityError,
     TransferTimeout,
 )
 from prefillshare.transfer.base import (
@@ -164,8 +165,11 @@ class LocalEngine(ABC):
     def _run(self, transfer: FedTransfer, move: Mover) -> None:
         try:
             move(transfer)
-        except (TransferError, ValueError) as error:
+        except TransferError as error:
             transfer.settle(error)
+        except ValueError as error:
+            # The batch was within the grant as it was told, not as it is.
+            transfer.settle(TransferIntegrityError(str(error)))
         except OSError as error:
             transfer.settle(TransferBroken(f"{transfer.grant.address}: {error}"))
         except BaseException as error:

@@ -179,15 +179,19 @@ def _copy(transfer: ShmTransfer, rows: Batch, memory: memoryview) -> None:
     source = np.frombuffer(memory, np.uint8)
     target = np.frombuffer(transfer.region.memory, np.uint8)
     unseen = _STEP
-    for near, far, length in rows.tolist():
-        if unseen >= _STEP:
-            transfer.check()
-            transfer.heed(0)
-            unseen = 0
-        target[near : near + length] = source[far : far + length]
-        transfer.count(length)
-        # Many small ranges take as long as few large ones.
-        unseen += max(length, _STEP >> 8)
+    try:
+        for near, far, length in rows.tolist():
+            if unseen >= _STEP:
+                transfer.check()
+                transfer.heed(0)
+                unseen = 0
+            target[near : near + length] = source[far : far + length]
+            transfer.count(length)
+            # Many small ranges take as long as few large ones.
+            unseen += max(length, _STEP >> 8)
+    finally:
+        # An error's traceback would keep it, and with it the mapping.
+        del source
 
 
 def _write(transfer: ShmTransfer, channel: Channel, batch: Batch) -> None:

@@ -163,7 +163,10 @@ class Channel:
         head = REPLY.pack(code, len(text), len(table) // 16)
         if descriptor >= 0:
             # The socket is fresh: a few bytes always have room.
-            socket.send_fds(self.sock, [head], [descriptor])
+            try:
+                socket.send_fds(self.sock, [head], [descriptor])
+            except OSError as failure:
+                raise TransferBroken(f"the peer is gone: {failure}") from failure
             head = b""
         self.send([head, text, table], check)
 
