@@ -179,6 +179,12 @@ class GrantTable:
                 return not mine()
             return self._changed.wait_for(lambda: not mine(), timeout)
 
+    @property
+    def watched(self) -> int:
+        """Leases whose time is kept, those of grants that are over among them."""
+        with self._changed:
+            return len(self._deadlines)
+
     def recheck(self) -> None:
         """Look for expired leases now, after an injected clock was set."""
         with self._changed:
