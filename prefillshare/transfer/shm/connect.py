@@ -40,15 +40,19 @@ def open_channel(address: str, timeout: float) -> tuple[Channel, str]:
         raise
     channel = Channel(sock)
     try:
-        raw = channel.receive(wire.GREETING.size, until(timeout, address))
+        return channel, _greeted(channel, until(timeout, address), address)
     except BaseException:
         channel.close()
         raise
-    magic, engine = wire.GREETING.unpack(raw)
+
+
+def _greeted(channel: Channel, left: Callable[[], float], address: str) -> str:
+    magic, engine = wire.GREETING.unpack(channel.receive(wire.GREETING.size, left))
     if magic != wire.MAGIC:
-        channel.close()
         raise TransferBroken(f"{address}: what answers there is no shm engine")
-    return channel, engine.hex()
+    if error := channel.receive_reply(left).error:
+        raise error
+    return str(engine.hex())
 
 
 def until(timeout: float, address: str) -> Callable[[], float]:

@@ -57,9 +57,10 @@ class Lender:
 
     def _answer(self) -> None:
         channel, check = self._channel, self._check
-        wire.check_peer(channel.sock)
         greeting = wire.GREETING.pack(wire.MAGIC, bytes.fromhex(self._engine_id))
         channel.send([greeting], check)
+        wire.check_peer(channel.sock)
+        channel.reply(check)
         kind, key, secret = wire.REQUEST.unpack(
             channel.receive(wire.REQUEST.size, check)
         )

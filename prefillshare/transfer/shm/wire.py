@@ -1,6 +1,7 @@
 """Messages over a Unix socket, and waits on it that can be broken off.
 
-The lender greets with its engine id. The peer sends one request; the lender replies
+The lender greets with its engine id, and a reply that says whether the process at the
+other end may be its peer. The peer sends one request; the lender replies
 with OK, for a read with the granted ranges of the arena and its descriptor. A peer that
 reads copies by itself; one that writes sends DATA: ranges, and the bytes for them. At
 the end the peer sends DONE and the lender replies. A reply that comes earlier ends the
