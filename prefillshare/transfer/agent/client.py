@@ -130,7 +130,9 @@ class AgentEngine:
         return AgentLink(self, address)
 
     def close(self) -> None:
-        """See `Engine.close`; the arena is unmapped once its parts are released."""
+        """See `Engine.close`; the arena is unmapped with the last part of it."""
+        with contextlib.suppress(TransferError):
+            self.ask({"do": "close"})
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
@@ -230,6 +232,10 @@ def _received_arena(sock: socket.socket) -> Arena:
     if not descriptors:
         raise TransferBroken("the agent sent no arena")
     try:
-        return Arena.attach(descriptors[0])
+        arena = Arena.attach(descriptors[0])
+        # The mapping keeps it; the descriptor would be one more thing to leave behind.
+        os.close(arena.descriptor)
+        arena.descriptor = -1
+        return arena
     finally:
         os.close(descriptors[0])

@@ -16,7 +16,15 @@ from prefillshare.errors import ConfigError, PrefillShareError, TransferError
 from prefillshare.transfer.agent.messages import Message, Messenger, error_to
 from prefillshare.transfer.agent.space import Space
 from prefillshare.transfer.arena import Arena
-from prefillshare.transfer.base import Engine, Grant, GrantEnd, Link, Region, Transfer
+from prefillshare.transfer.base import (
+    Engine,
+    Grant,
+    GrantEnd,
+    Link,
+    Outcome,
+    Region,
+    Transfer,
+)
 from prefillshare.transfer.shm.wire import check_peer
 
 _log = logging.getLogger(__name__)
@@ -102,6 +110,9 @@ class Agent:
         for worker in workers:
             worker.join()
         self.engine.close()
+        self.region.memory.release()
+        with contextlib.suppress(BufferError):
+            self.arena.close()
 
     def _accept(self) -> None:
         while True:
@@ -131,6 +142,7 @@ class _Worker:
         self._agent, self._sock = agent, sock
         self._messenger = Messenger(sock)
         self._changed = threading.Condition()
+        self._closing = False
         self._parts: set[int] = set()
         self._grants: set[str] = set()
         self._transfers: dict[int, Transfer] = {}
@@ -145,6 +157,7 @@ class _Worker:
             "add": self._add,
             "finish": self._finish,
             "cancel": self._cancel,
+            "close": self._close,
         }
 
     def start(self) -> None:
@@ -201,7 +214,8 @@ class _Worker:
             with self._changed:
                 self._grants.discard(grant.grant_id)
                 self._changed.notify_all()
-            told = {"tag": tag, "outcome": end.outcome.value, "bytes": end.bytes}
+            outcome = Outcome.CLOSED if self._closing else end.outcome
+            told = {"tag": tag, "outcome": outcome.value, "bytes": end.bytes}
             self._tell(told, end.note)
 
         ranges = np.frombuffer(blob, np.int64).reshape(-1, 2)
@@ -261,6 +275,11 @@ class _Worker:
             transfer.cancel()
         return {}
 
+    def _close(self, body: Mapping[str, Any], _: bytes) -> dict[str, Any]:
+        self._closing = True
+        self._give_back()
+        return {}
+
     def _found(self, body: Mapping[str, Any]) -> Transfer | None:
         with self._changed:
             return self._transfers.get(int(body["number"]))
@@ -284,5 +303,5 @@ class _Worker:
                     "memory of a worker that is gone is still in use: it is lost"
                 )
                 return
-        for first in self._parts:
-            self._agent.release(first)
+        while self._parts:
+            self._agent.release(self._parts.pop())

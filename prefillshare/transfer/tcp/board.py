@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from prefillshare.errors import TransferError, TransferIntegrityError
@@ -56,14 +56,14 @@ class Board:
             self._last = max(self._last, number)
             self._changed.notify_all()
 
-    def add(self, end: End, ranges: Ranges) -> None:
-        """Feed an end; `ValueError` if it is finished, what it ended with if over."""
+    def add(self, end: End, ranges: Ranges, sizes: Sequence[int]) -> None:
+        """Feed an end, see `End.add`; raises what it ended with if it is over."""
         with self._changed:
             if end.ended:
                 raise end.failure or TransferError("the transfer is over")
             if end.finished:
                 raise ValueError("the transfer is finished; nothing more can be added")
-            end.add(ranges)
+            end.add(ranges, sizes)
             self._changed.notify_all()
 
     def finish(self, end: End) -> None:

@@ -6,14 +6,13 @@ Neither is safe for concurrent use: `Board` holds its lock around every call.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from prefillshare.errors import TransferIntegrityError
 from prefillshare.transfer.base import Ranges
 from prefillshare.transfer.ranges import Pieces
 from prefillshare.transfer.secure.sealing import Guard
-from prefillshare.transfer.tcp.frames import MAX_SLICES
-from prefillshare.transfer.tcp.slices import Ledger, SliceHead
+from prefillshare.transfer.tcp.slices import Cuts, Ledger, SliceHead
 
 Over = Callable[[Exception | None], None]
 
@@ -35,6 +34,7 @@ class End:
     ) -> None:
         self.number, self.slice_bytes, self.guard = number, slice_bytes, guard
         self.pieces = Pieces(memory)
+        self.cuts = Cuts(slice_bytes)
         self.ranges = 0
         self.finished = False
         self.moved = 0
@@ -43,15 +43,16 @@ class End:
         self.ended = False
         self.failure: Exception | None = None
 
-    def add(self, ranges: Ranges) -> None:
-        """Append checked ranges; `ValueError` if that makes too many slices."""
-        size = self.pieces.size + int(ranges[:, 1].sum())
-        if -(-size // self.slice_bytes) > MAX_SLICES:
-            raise ValueError(
-                f"{size} bytes are more than {MAX_SLICES} slices of "
-                f"{self.slice_bytes} bytes; use larger slices"
-            )
+    def add(self, ranges: Ranges, sizes: Sequence[int]) -> None:
+        """Append checked ranges, told to the peer in parts of so many bytes.
+
+        `ValueError` if that makes too many slices.
+        """
+        for size in sizes:
+            self.cuts.check(size)
         self.pieces.add(ranges)
+        for size in sizes:
+            self.cuts.add(size)
         self.ranges += len(ranges)
 
     def finish(self) -> None:
@@ -60,7 +61,7 @@ class End:
 
 
 class Sending(End):
-    """Hands out slices, whole ones only until the transfer is finished."""
+    """Hands out slices."""
 
     def __init__(self, *args: object) -> None:
         super().__init__(*args)  # type: ignore[arg-type]
@@ -72,7 +73,7 @@ class Sending(End):
     @property
     def ready(self) -> bool:
         """Whether there is a slice to send now."""
-        return bool(self._again) or self._next < self._slices()
+        return bool(self._again) or self._next < self.cuts.count
 
     def take(self, stream: int) -> SliceHead:
         """The next slice, to go out on a stream now."""
@@ -83,27 +84,20 @@ class Sending(End):
             self._next += 1
         self._issued.setdefault(stream, []).append(number)
         self._sequence += 1
-        length = min(self.slice_bytes, self.pieces.size - number * self.slice_bytes)
-        return SliceHead(self.number, number, length, self._sequence)
+        first, last = self.cuts.span(number)
+        return SliceHead(self.number, number, last - first, self._sequence)
 
     def views(self, head: SliceHead) -> list[memoryview]:
         """The bytes of a slice, where they lie."""
-        first = head.number * self.slice_bytes
-        return self.pieces.views(first, first + head.length)
+        return self.pieces.views(*self.cuts.span(head.number))
 
     def lost(self, stream: int, arrived: Ledger) -> None:
         """Send again what went out on a stream and is not among what arrived."""
         for number in self._issued.pop(stream, []):
             if number not in arrived:
                 self._again.append(number)
-                length = min(
-                    self.slice_bytes, self.pieces.size - number * self.slice_bytes
-                )
-                self.moved -= length
-
-    def _slices(self) -> int:
-        whole, rest = divmod(self.pieces.size, self.slice_bytes)
-        return whole + bool(rest and self.finished)
+                first, last = self.cuts.span(number)
+                self.moved -= last - first
 
 
 class Whole(Sending):
@@ -130,26 +124,22 @@ class Receiving(End):
 
     def covers(self, head: SliceHead) -> bool:
         """Whether it can be said now where the slice goes, or that it goes nowhere."""
-        last = head.number * self.slice_bytes + head.length
-        return self.finished or (
-            head.length == self.slice_bytes and last <= self.pieces.size
-        )
+        return self.finished or head.number < self.cuts.count
 
     def claim(self, head: SliceHead) -> list[memoryview]:
         """Where a covered slice goes; `settle` or `release` follows.
 
         `TransferIntegrityError` for one that is out of range, or came before.
         """
-        first = head.number * self.slice_bytes
-        length = min(self.slice_bytes, self.pieces.size - first)
-        if head.length != length:
+        first, last = self.cuts.span(head.number) if self.cuts.count else (0, 0)
+        if head.number >= self.cuts.count or head.length != last - first:
             raise TransferIntegrityError(
                 f"{head} is no slice of {self.pieces.size} bytes by {self.slice_bytes}"
             )
         if head.number in self.arrived or head.number in self._claimed:
             raise TransferIntegrityError(f"{head} arrived twice")
         self._claimed.add(head.number)
-        return self.pieces.views(first, first + length)
+        return self.pieces.views(first, last)
 
     def release(self, head: SliceHead) -> None:
         """The slice did not arrive whole."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import secrets
 import threading
+import time
 from collections.abc import Callable
 
 from prefillshare.errors import ConfigError, TransferClosed
@@ -42,8 +43,9 @@ class TcpEngine:
     """An `Engine` whose peers reach it over TCP, IPv4 or IPv6.
 
     `listen` is `tcp://HOST:PORT`, port 0 takes a free one. Without `security` it speaks
-    to this machine alone. Raises `ConfigError` if it may not, or cannot, listen there,
-    or for unusable certificates; `ValueError` for a malformed address.
+    to this machine alone. `clock` measures leases, in seconds. Raises `ConfigError` if
+    it may not, or cannot, listen there, or for unusable certificates; `ValueError` for
+    a malformed address.
     """
 
     def __init__(
@@ -51,6 +53,8 @@ class TcpEngine:
         listen: str = "tcp://127.0.0.1:0",
         settings: TcpSettings | None = None,
         security: SecuritySettings | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         host, port = parse_address(listen)
         self._settings = settings or TcpSettings()
@@ -71,7 +75,7 @@ class TcpEngine:
             host, port, self._id, self._settings, self._security, self._welcome
         )
         self._timer = Timer()
-        self._grants = GrantTable()
+        self.table = GrantTable(clock)
         self._listener.start()
 
     @property
@@ -85,14 +89,26 @@ class TcpEngine:
             raise ValueError("a region is a contiguous, writable buffer, not empty")
         region = Region(next(self._numbers), buffer.cast("B"))
         with self._lock:
+            if self._closed:
+                raise TransferClosed("the engine is closed; make a new one")
             self._regions[region.number] = region
         return region
 
+    def check_region(self, region: Region) -> None:
+        """Raise `ValueError` unless the region is registered here."""
+        with self._lock:
+            if self._regions.get(region.number) is not region:
+                raise ValueError(f"region {region.number} is not registered here")
+
     def deregister(self, region: Region) -> None:
         """See `Engine.deregister`."""
+        self.check_region(region)
         with self._lock:
             self._regions.pop(region.number, None)
-        self._grants.revoke_region(region.number, END_SECONDS)
+            links = list(self._links)
+        for link in links:
+            link.let_go(region)
+        self.table.revoke_region(region.number, END_SECONDS)
 
     def grant(
         self,
@@ -107,11 +123,9 @@ class TcpEngine:
         check_within(lent, region.memory.nbytes, "the region")
         if access == "write":
             check_disjoint(lent)
-        with self._lock:
-            if self._regions.get(region.number) is not region:
-                raise ValueError("the region is not registered with this engine")
+        self.check_region(region)
         pieces = Pieces(region.memory, lent)
-        return self._grants.add(
+        return self.table.add(
             pieces,
             access,
             self.address,
@@ -123,11 +137,7 @@ class TcpEngine:
 
     def revoke(self, grant_id: str) -> None:
         """See `Engine.revoke`."""
-        self._grants.revoke(grant_id)
-
-    def recheck_leases(self) -> None:
-        """Look for expired leases now, after an injected clock was set."""
-        self._grants.recheck()
+        self.table.revoke(grant_id)
 
     def connect(self, address: str, timeout: float = 10.0) -> TcpLink:
         """See `Engine.connect`."""
@@ -138,7 +148,7 @@ class TcpEngine:
                 "show; make some with `prefillshare keys`"
             )
         dialler = Dialler(self._id, address, self._settings, self._security)
-        link = TcpLink(dialler, self._timer, self._forget)
+        link = TcpLink(dialler, self._timer, self.check_region, self._forget)
         with self._lock:
             if self._closed:
                 raise TransferClosed("the engine is closed; make a new one")
@@ -157,14 +167,14 @@ class TcpEngine:
             links = list(self._links)
         for link in links:
             link.close()
-        self._grants.close()
+        self.table.close()
         for session in self._listener.close():
             session.close()
-        self._grants.join(END_SECONDS)
+        self.table.join(END_SECONDS)
         self._timer.close()
 
     def _welcome(self, channel: Channel, agreed: Agreed) -> Session:
-        lender = Lender(self._grants, self._listener.forget)
+        lender = Lender(self.table, self._listener.forget)
         return Session(channel, agreed, lender, self._settings, self._timer)
 
     def _forget(self, link: TcpLink) -> None:

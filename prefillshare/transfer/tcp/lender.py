@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import numpy as np
 from xxhash import xxh3_64_intdigest
 
 from prefillshare.errors import (
@@ -17,6 +16,7 @@ from prefillshare.errors import (
 from prefillshare.transfer.base import Access, GrantEnd, Outcome, Ranges
 from prefillshare.transfer.grants import GrantTable, Loan
 from prefillshare.transfer.ranges import check_disjoint, check_within
+from prefillshare.transfer.rows import Covered
 from prefillshare.transfer.secure.sealing import guard_of
 from prefillshare.transfer.tcp import frames
 from prefillshare.transfer.tcp.ends import End, Receiving, Sending
@@ -32,6 +32,7 @@ class _Loaned:
     loan: Loan
     note: bytes
     end: End
+    covered: Covered = field(default_factory=Covered)
 
 
 class Lender:
@@ -154,8 +155,9 @@ class Lender:
     def _add(self, session: Session, found: _Loaned, frame: frames.Add) -> None:
         ranges = within(found.loan, frame.ranges)
         if isinstance(found.end, Receiving):
-            check_disjoint(_all(found.end, ranges))
-        session.board.add(found.end, ranges)
+            found.covered.add(ranges)
+        size = int(ranges[:, 1].sum())
+        session.board.add(found.end, ranges, [size])
 
     def _take(self, session: Session, frame: frames.Eager) -> None:
         session.board.skip(frame.transfer)
@@ -197,10 +199,6 @@ def scatter(memory: memoryview, ranges: Ranges, payload: memoryview) -> None:
     for offset, length in ranges.tolist():
         memory[offset : offset + length] = payload[at : at + length]
         at += length
-
-
-def _all(end: End, more: Ranges) -> Ranges:
-    return np.concatenate([end.pieces.ranges(), more])
 
 
 def _finish(session: Session, found: _Loaned, total: int) -> None:

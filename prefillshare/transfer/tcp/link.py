@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from prefillshare.transfer.base import (
     Region,
     Transfer,
 )
+from prefillshare.transfer.pending import STOP_SECONDS
 from prefillshare.transfer.tcp import frames
 from prefillshare.transfer.tcp.dial import Dialler
 from prefillshare.transfer.tcp.session import Session
@@ -36,9 +38,15 @@ class TcpLink:
     """See `Link`; one session at a time, made anew when it is needed."""
 
     def __init__(
-        self, dialler: Dialler, timer: Timer, forget: Callable[[TcpLink], None]
+        self,
+        dialler: Dialler,
+        timer: Timer,
+        check_region: Callable[[Region], None],
+        forget: Callable[[TcpLink], None],
     ) -> None:
         self._dialler, self._timer, self._forget = dialler, timer, forget
+        self._check_region = check_region
+        self._under_way: list[TcpTransfer] = []
         self._lock = threading.Lock()
         self._connecting = threading.Lock()
         self._stream_number = 0
@@ -91,6 +99,16 @@ class TcpLink:
                 continue
         return found
 
+    def let_go(self, region: Region) -> None:
+        """Cancel what moves memory of a region, and wait until that is over."""
+        with self._lock:
+            mine = [t for t in self._under_way if t.region is region and not t.done]
+        for transfer in mine:
+            transfer.stop(TransferClosed("the region was deregistered on this side"))
+        for transfer in mine:
+            with contextlib.suppress(TransferError):
+                transfer.wait(STOP_SECONDS)
+
     def close(self) -> None:
         """See `Link.close`."""
         with self._lock:
@@ -139,6 +157,7 @@ class TcpLink:
             raise ValueError(f"a note of {len(note)} bytes exceeds {MAX_NOTE_BYTES}")
         if not timeout > 0:
             raise ValueError(f"timeout is {timeout} seconds, it must be above 0")
+        self._check_region(region)
         parts = None if batch is None else split(batch, region, grant)
         session = self._connected(timeout)
         if session.agreed.peer.hex() != grant.engine:
@@ -151,6 +170,7 @@ class TcpLink:
         with self._lock:
             self._number += 1
             made = TcpTransfer(session, self._number, grant, region, timeout, small)
+            self._under_way = [t for t in self._under_way if not t.done] + [made]
             made.open(parts if small else None, note)
         if parts is not None and not small:
             made.feed(*parts)

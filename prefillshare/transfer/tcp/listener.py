@@ -70,6 +70,7 @@ class Listener:
         self._lock = threading.Lock()
         self._waiting: dict[threading.Thread, socket.socket] = {}
         self._sessions: dict[bytes, Session] = {}
+        self._ending: list[Session] = []
         self._closed = threading.Event()
         self._thread = threading.Thread(
             target=self._accept, name="kv-accept", daemon=True
@@ -80,12 +81,13 @@ class Listener:
         self._thread.start()
 
     def forget(self, session: Session) -> None:
-        """A session is over."""
+        """A session is over; its threads are about to end."""
         with self._lock:
             self._sessions.pop(session.agreed.session, None)
+            self._ending = [each for each in self._ending if each.running] + [session]
 
     def close(self) -> list[Session]:
-        """Accept no more; the sessions that are still there, for the caller to end."""
+        """Accept no more; the sessions that are there, for the caller to close."""
         with self._lock:
             self._closed.set()
             waiting = dict(self._waiting)
@@ -96,7 +98,7 @@ class Listener:
             thread.join()
         self._sock.close()
         with self._lock:
-            return list(self._sessions.values())
+            return [*self._sessions.values(), *self._ending]
 
     def _accept(self) -> None:
         while True:

@@ -95,6 +95,11 @@ class Session:
         """Whether transfers can begin."""
         return self._failure is None
 
+    @property
+    def running(self) -> bool:
+        """Whether its threads have not all ended."""
+        return self._thread.is_alive()
+
     def send(self, *messages: frames.Frame, wait: bool = False) -> None:
         """Send control frames; a connection that is gone ends the session.
 
@@ -139,23 +144,20 @@ class Session:
 
     def close(self) -> None:
         """End in an orderly way, and wait for the threads."""
-        self.send(frames.Bye())
-        self.end(TransferClosed("the link was closed on this side"))
+        self.end(TransferClosed("the link was closed on this side"), frames.Bye())
         self.join()
 
-    def end(self, failure: Exception) -> None:
-        """It is over: fail what is under way and let the threads end."""
+    def end(self, failure: Exception, *farewell: frames.Frame) -> None:
+        """It is over; its own thread fails what is under way, and lets all end."""
         with self._lock:
             if self._failure is not None:
                 return
             self._failure = failure
-            streams = [*self._streams.values(), *self._broken.values()]
+        if farewell:
+            self.send(*farewell)
         self._channel.shut()
-        self._pacer.close()
-        for stream in streams:
-            stream.shut()
-        self.board.close(failure)
-        self._role.session_over(self)
+        if self._thread.ident is None:
+            self._tidy(failure)
 
     def join(self) -> None:
         """Wait for all threads, unless one of them asks."""
@@ -164,17 +166,20 @@ class Session:
         here = threading.current_thread()
         if here is self._thread or any(here in stream.threads for stream in streams):
             return
-        if self._thread.ident is None:
-            self._tidy()
-        else:
+        if self._thread.ident is not None:
             self._thread.join()
 
-    def _tidy(self) -> None:
+    def _tidy(self, failure: Exception) -> None:
+        self._pacer.close()
         with self._lock:
             streams = [*self._streams.values(), *self._broken.values()]
         for stream in streams:
+            stream.shut()
+        self.board.close(failure)
+        for stream in streams:
             stream.join()
         self._channel.close()
+        self._role.session_over(self)
 
     def _run(self) -> None:
         failure: Exception
@@ -192,7 +197,7 @@ class Session:
         except (OSError, TransferError) as error:
             failure = TransferBroken(f"the peer is gone: {error}")
         self.end(failure)
-        self._tidy()
+        self._tidy(self._failure or failure)
 
     def _abandon(self, error: TransferIntegrityError) -> None:
         _log.warning("a peer broke the protocol: %s", error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import struct
 from dataclasses import dataclass
 
@@ -40,6 +41,42 @@ class SliceHead:
                 f"{MAX_SLICE_BYTES} bytes are allowed"
             )
         return cls(transfer, number, length, sequence)
+
+
+class Cuts:
+    """Where a transfer's bytes are cut into slices: anew with each addition to it.
+
+    So all that was added leaves, and both ends know the same slices.
+    """
+
+    def __init__(self, slice_bytes: int) -> None:
+        self._step = slice_bytes
+        self._numbers: list[int] = []
+        self._bytes: list[int] = []
+        self.count = 0
+        self.size = 0
+
+    def check(self, size: int) -> None:
+        """Raise `ValueError` if adding so many bytes makes too many slices."""
+        if self.count + -(-size // self._step) > MAX_SLICES:
+            raise ValueError(
+                f"{self.size + size} bytes are more than {MAX_SLICES} slices of "
+                f"{self._step} bytes; use larger slices, or add more at a time"
+            )
+
+    def add(self, size: int) -> None:
+        """Append so many bytes."""
+        self._numbers.append(self.count)
+        self._bytes.append(self.size)
+        self.count += -(-size // self._step)
+        self.size += size
+
+    def span(self, number: int) -> tuple[int, int]:
+        """First byte of a slice, and the one past its last."""
+        part = bisect.bisect_right(self._numbers, number) - 1
+        first = self._bytes[part] + (number - self._numbers[part]) * self._step
+        later = self._bytes[part + 1 : part + 2]
+        return first, min(first + self._step, later[0] if later else self.size)
 
 
 class Ledger:

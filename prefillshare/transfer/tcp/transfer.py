@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 
-import numpy as np
 from xxhash import xxh3_64_intdigest
 
 from prefillshare.errors import (
@@ -21,6 +20,7 @@ from prefillshare.transfer.ranges import (
     check_within,
     joined,
 )
+from prefillshare.transfer.rows import Covered
 from prefillshare.transfer.secure.sealing import KEY_BYTES, guard_of
 from prefillshare.transfer.tcp import frames
 from prefillshare.transfer.tcp.ends import End, Receiving, Sending, Whole
@@ -41,7 +41,7 @@ class TcpTransfer(Pending):
         whole: bool,
     ) -> None:
         super().__init__()
-        self._session, self._grant, self._region = session, grant, region
+        self._session, self._grant, self.region = session, grant, region
         self._sealed = session.agreed.sealed
         self._key = secrets.token_bytes(KEY_BYTES) if self._sealed else bytes(KEY_BYTES)
         writing = grant.access == "write"
@@ -49,6 +49,7 @@ class TcpTransfer(Pending):
         slice_bytes = session.settings.slice_bytes
         guard = guard_of(self._sealed, self._key, from_lender=not writing)
         self.end: End = kind(number, region.memory, slice_bytes, guard, self._over)
+        self._covered = Covered()
         self._due = session.timer.after(timeout, lambda: self._expire(timeout))
 
     @property
@@ -68,7 +69,7 @@ class TcpTransfer(Pending):
             self._session.send(frame)
             return
         local, remote = whole
-        self.end.add(local)
+        self.end.add(local, [int(local[:, 1].sum())])
         self.announce(0, len(local))
         payload = b"".join(self.end.pieces.views(0, self.end.pieces.size))
         rest = frames.packed(remote) + note + payload
@@ -80,18 +81,21 @@ class TcpTransfer(Pending):
 
     def add(self, batch: Batch) -> None:
         """See `Transfer.add`."""
-        self.feed(*split(batch, self._region, self._grant))
+        self.feed(*split(batch, self.region, self._grant))
 
     def feed(self, local: Ranges, remote: Ranges) -> None:
         """Add checked ranges."""
         number = self.end.number
-        if isinstance(self.end, Receiving) and len(self.end.pieces):
-            check_disjoint(np.concatenate([self.end.pieces.ranges(), local]))
+        if self.end.ended:
+            raise self.end.failure or TransferClosed("the transfer is over")
+        self._covered.add(local if isinstance(self.end, Receiving) else remote)
         # The peer is told first: what it must send, or where to put what comes.
-        if not self.end.ended:
-            for table in tables(remote):
-                self._session.send(frames.Add(number, table), wait=True)
-        self._session.board.add(self.end, local)
+        sizes = []
+        for part in parts(remote):
+            add = frames.Add(number, frames.packed(part))
+            self._session.send(add, wait=True)
+            sizes.append(int(part[:, 1].sum()))
+        self._session.board.add(self.end, local, sizes)
         self.announce(0, len(local))
 
     def finish(self) -> None:
@@ -106,7 +110,10 @@ class TcpTransfer(Pending):
         self._session.board.finish(self.end)
 
     def interrupt(self) -> None:
-        """See `Pending.interrupt`."""
+        """See `Pending.interrupt`; the rest happens on a thread of the engine."""
+        self._session.timer.after(0.0, self._break_off)
+
+    def _break_off(self) -> None:
         cause = self.cause or TransferClosed("stopped on this side")
         if self._session.board.end(self.end, cause):
             self._session.send(fail_of(self.end.number, cause))
@@ -136,8 +143,8 @@ def split(batch: Batch, region: Region, grant: Grant) -> tuple[Ranges, Ranges]:
     return local, remote
 
 
-def tables(ranges: Ranges) -> Iterator[bytes]:
+def parts(ranges: Ranges) -> Iterator[Ranges]:
     """Ranges as they travel, so many a frame; neighbours are joined."""
     whole = joined(ranges)
     for first in range(0, len(whole), frames.MAX_RANGES):
-        yield frames.packed(whole[first : first + frames.MAX_RANGES])
+        yield whole[first : first + frames.MAX_RANGES]

@@ -41,8 +41,8 @@ class Ends:
 
     def add(self, first: int, last: int) -> None:
         ranges = np.array([[first, last - first]])
-        self.here.add(self.out, ranges)
-        self.there.add(self.into, ranges)
+        self.here.add(self.out, ranges, [last - first])
+        self.there.add(self.into, ranges, [last - first])
 
     def finish(self) -> None:
         self.here.finish(self.out)
@@ -122,15 +122,15 @@ def test_all_bytes_arrive_once_whatever_is_lost(
     assert ends.over["out"] == [None]
 
 
-def test_only_whole_slices_leave_before_the_end() -> None:
-    ends = Ends(6)
+def test_all_that_was_added_leaves() -> None:
+    ends = Ends(9)
     ends.add(0, 3)
+    assert ends.take(1) == SliceHead(1, 0, 3, 1)
     assert ends.take(1) is None
-    ends.add(3, 6)
-    assert ends.take(1) == SliceHead(1, 0, 4, 1)
+    ends.add(3, 9)
+    assert ends.take(1) == SliceHead(1, 1, 4, 2)
+    assert ends.take(1) == SliceHead(1, 2, 2, 3)
     assert ends.take(1) is None
-    ends.finish()
-    assert ends.take(1) == SliceHead(1, 1, 2, 2)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_transfers_take_turns() -> None:
     other = Sending(2, memoryview(bytearray(40)), STEP, Checksum(), lambda _: None)
     ends.here.open(other)
     for end in (ends.out, other):
-        ends.here.add(end, np.array([[0, 40]]))
+        ends.here.add(end, np.array([[0, 40]]), [40])
     taken = [job[1].transfer for _ in range(6) if (job := ends.here.take(1, always))]
     assert taken == [1, 2, 1, 2, 1, 2]
 
@@ -216,7 +216,7 @@ def test_a_closed_board_ends_all_and_lets_the_streams_go() -> None:
     with pytest.raises(TransferBroken):
         ends.here.open(Sending(9, memoryview(bytearray(1)), STEP, Checksum(), print))
     with pytest.raises(TransferBroken):
-        ends.here.add(ends.out, np.array([[0, 4]]))
+        ends.here.add(ends.out, np.array([[0, 4]]), [4])
 
 
 def test_numbers_go_up() -> None:
