@@ -56,7 +56,7 @@ class Pieces:
     """
 
     def __init__(self, memory: memoryview, ranges: Ranges | None = None) -> None:
-        self._memory = memory
+        self.memory = memory
         self._starts = np.empty(0, np.int64)
         # Where each piece ends, counted in bytes of the transfer.
         self._ends = np.empty(0, np.int64)
@@ -111,5 +111,5 @@ class Pieces:
         low = self._starts[i:j].copy()
         low[0] += first - whole
         high = low + (stops - begins)
-        memory = self._memory
+        memory = self.memory
         return [memory[a:b] for a, b in zip(low.tolist(), high.tolist(), strict=True)]

@@ -84,7 +84,7 @@ def test_ten_thousand_odd_ranges_are_written(pair: Pair) -> None:
     region = pair.make(before)
     half = len(data) // 2
     grant = pair.grant(region, [[half, half], [0, half]], "write")
-    source = pair.mover.register(data.data)
+    source = pair.near(data)
     batch = odd_batch(10_000, len(data))
     lent = np.concatenate([before[half:], before[:half]])
     expected = moved(data, lent, batch)
@@ -110,7 +110,7 @@ def test_neighbours_across_a_grants_pieces_arrive_in_order(pair: Pair) -> None:
 def test_it_is_fed_while_it_runs(pair: Pair, access: str) -> None:
     data, other = noise(30_000, 1), noise(30_000, 2)
     region = pair.make(data)
-    near = pair.mover.register(other.data)
+    near = pair.near(other)
     if access == "read":
         grant = pair.grant(region, [[0, 30_000]])
         transfer = pair.link.read(grant, near, timeout=SECONDS)
@@ -126,7 +126,8 @@ def test_it_is_fed_while_it_runs(pair: Pair, access: str) -> None:
     transfer.finish()
     transfer.finish()
     assert transfer.wait().bytes == 30_000
-    assert (pair.held(region) == other).all()
+    assert (pair.held(region) == (data if access == "read" else other)).all()
+    assert (pair.held(region) == np.frombuffer(near.memory, np.uint8)).all()
     with pytest.raises(TransferError):
         transfer.add(rows((0, 0, 1)))
     assert pair.ends.one().bytes == 30_000
@@ -198,6 +199,21 @@ def test_a_later_transfer_ends_an_earlier_one(pair: Pair) -> None:
         first.wait(SECONDS)
     assert (memory == data).all()
     assert pair.ends.one() == GrantEnd(Outcome.DONE, b"2", 100)
+
+
+def test_an_earlier_writer_changes_nothing_that_a_later_one_wrote(pair: Pair) -> None:
+    region = pair.make(noise(50_000))
+    grant = pair.grant(region, [[0, 50_000]], "write")
+    data = noise(50_000, 2)
+    first = pair.link.write(grant, pair.near(data ^ 1), timeout=SECONDS, note=b"1")
+    first.add(rows((0, 0, 20_000)))
+    until(lambda: bool((pair.held(region)[:20_000] == data[:20_000] ^ 1).all()))
+    whole = rows((0, 0, 50_000))
+    pair.link.write(grant, pair.near(data), whole, timeout=SECONDS, note=b"2").wait()
+    with pytest.raises(TransferEnded):
+        first.wait(SECONDS)
+    assert (pair.held(region) == data).all()
+    assert pair.ends.one() == GrantEnd(Outcome.DONE, b"2", 50_000)
 
 
 def test_an_event_loop_waits_for_many(pair: Pair) -> None:
@@ -273,6 +289,7 @@ def test_a_lender_that_is_gone_cannot_be_reached(pair: Pair) -> None:
     grant = pair.grant(pair.make(noise(10)), [[0, 10]])
     into = pair.target(10)[1]
     pair.lender.close()
+    pair.leave()
     with pytest.raises(TransferBroken):
         pair.link.read(grant, into, rows((0, 0, 10)), timeout=SECONDS).wait()
     with pytest.raises(TransferBroken):

@@ -196,7 +196,7 @@ def test_what_is_out_of_bounds_is_refused(
 
 def test_what_was_written_cannot_be_written_again(pair: Pair) -> None:
     region = pair.make(noise(100))
-    source = pair.mover.register(noise(200, 2).data)
+    source = pair.near(noise(200, 2))
     grant = pair.grant(region, [[0, 100]], "write")
     twice = np.array([[0, 0, 60], [100, 59, 10]])
     with pytest.raises(ValueError, match="byte 59"):
@@ -235,7 +235,7 @@ def test_nothing_beyond_a_grant_is_read(pair: Pair) -> None:
 
 def test_a_grant_is_for_one_access(pair: Pair) -> None:
     data = noise(100)
-    region, near = pair.make(data), pair.mover.register(noise(100, 2).data)
+    region, near = pair.make(data), pair.near(noise(100, 2))
     to_read = pair.grant(region, [[0, 100]])
     forged = replace(to_read, access="write")
     with pytest.raises(TransferRefused):
