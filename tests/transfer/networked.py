@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -54,8 +55,15 @@ def tcp_pair(
     yield Pair(lender, mover, link, clock, make, _of_memory, lender.table.recheck)
 
 
+@dataclass
 class HostedPair(Pair):
-    """Memory comes from the arenas of two hosts."""
+    """Memory comes from the arenas of two hosts, whose agents outlive their workers."""
+
+    agents: list[Agent] = field(default_factory=list)
+
+    def leave(self) -> None:
+        """The lender's host is gone."""
+        self.agents[0].close()
 
     def target(self, size: int) -> tuple[Bytes, Region]:
         """Zeros of the mover's arena."""
@@ -84,7 +92,9 @@ def agent_pair(folder: Path) -> Iterator[Pair]:
 
     link = mover.connect(lender.address)
     recheck = hosts[0].table.recheck
-    yield HostedPair(lender, mover, link, clock, make, _of_memory, recheck)
+    yield HostedPair(
+        lender, mover, link, clock, make, _of_memory, recheck, agents=agents
+    )
     for agent in agents:
         agent.close()
 

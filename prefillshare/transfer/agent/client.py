@@ -11,6 +11,7 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ from prefillshare.transfer.agent.link import AgentLink, AgentTransfer
 from prefillshare.transfer.agent.messages import Message, Messenger, error_from
 from prefillshare.transfer.arena import Arena
 from prefillshare.transfer.base import (
+    ID_BYTES,
     Access,
     Grant,
     GrantEnd,
@@ -32,6 +34,13 @@ from prefillshare.transfer.shm.wire import check_peer
 _log = logging.getLogger(__name__)
 # For an answer of the agent, beyond the time that a question itself may take.
 ANSWER_SECONDS = 30.0
+
+
+@dataclass
+class _Lent:
+    region: Region
+    on_end: Callable[[GrantEnd], None]
+    grant_id: str = "00" * ID_BYTES
 
 
 class AgentEngine:
@@ -60,10 +69,11 @@ class AgentEngine:
                 f"{path}: no agent answers there ({error}); start one with "
                 "`prefillshare serve agent`"
             ) from error
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._numbers = itertools.count(1)
+        self._offsets: dict[Region, int] = {}
         self._asked: dict[int, Future[Mapping[str, Any]]] = {}
-        self._ends: dict[int, Callable[[GrantEnd], None]] = {}
+        self._lent: dict[int, _Lent] = {}
         self._transfers: dict[int, AgentTransfer] = {}
         self._gone: TransferError | None = None
         # What the user is told runs apart from what hears the agent, and may ask it.
@@ -91,10 +101,41 @@ class AgentEngine:
 
     def register(self, buffer: memoryview) -> Region:
         """See `Engine.register`; `ValueError` for memory outside of the arena."""
-        return Region(self.arena.offset_of(buffer), buffer.cast("B"))
+        if self._gone:
+            raise self._gone
+        if buffer.readonly or not buffer.c_contiguous or not buffer.nbytes:
+            raise ValueError("a region must be contiguous, writable and not empty")
+        offset = self.arena.offset_of(buffer)
+        region = Region(self.number(), buffer.cast("B"))
+        with self._lock:
+            self._offsets[region] = offset
+        return region
 
     def deregister(self, region: Region) -> None:
         """See `Engine.deregister`; the arena stays registered with the agent."""
+        self.offset_of(region)
+        with self._lock:
+            del self._offsets[region]
+            lent = {t: each for t, each in self._lent.items() if each.region is region}
+            moving = [t for t in self._transfers.values() if t.region is region]
+        for each in lent.values():
+            self.revoke(each.grant_id)
+        for transfer in moving:
+            transfer.stop(TransferClosed("the region was deregistered on this side"))
+        with self._lock:
+            self._lock.wait_for(
+                lambda: (
+                    not lent.keys() & self._lent.keys()
+                    and all(transfer.done for transfer in moving)
+                ),
+                ANSWER_SECONDS,
+            )
+
+    def offset_of(self, region: Region) -> int:
+        """Where a region begins in the arena; `ValueError` unless it is registered."""
+        if (offset := self._offsets.get(region)) is None:
+            raise ValueError(f"region {region.number} is not registered here")
+        return offset
 
     def grant(
         self,
@@ -105,19 +146,21 @@ class AgentEngine:
         lease_seconds: float = 60.0,
     ) -> Grant:
         """See `Engine.grant`."""
-        lent = as_ranges(ranges)
-        check_within(lent, region.memory.nbytes, "the region")
+        rows, offset = as_ranges(ranges), self.offset_of(region)
+        check_within(rows, region.memory.nbytes, "the region")
         if access == "write":
-            check_disjoint(lent)
-        tag = next(self._numbers)
-        self._ends[tag] = on_end
+            check_disjoint(rows)
+        tag = self.number()
+        lent = self._lent[tag] = _Lent(region, on_end)
         body = {"do": "grant", "tag": tag, "access": access, "lease": lease_seconds}
         try:
-            reply = self.ask(body, (lent + [region.number, 0]).tobytes())
+            reply = self.ask(body, (rows + [offset, 0]).tobytes())
         except BaseException:
-            self._ends.pop(tag, None)
+            self._lent.pop(tag, None)
             raise
-        return Grant.from_dict(reply["grant"])
+        grant = Grant.from_dict(reply["grant"])
+        lent.grant_id = grant.grant_id
+        return grant
 
     def revoke(self, grant_id: str) -> None:
         """See `Engine.revoke`."""
@@ -194,29 +237,38 @@ class AgentEngine:
             with self._lock:
                 transfer = self._transfers.pop(int(body["over"]), None)
             if transfer is not None:
-                self._calls.put(partial(transfer.end, body))
+                self._calls.put(partial(self._over, transfer, body))
         elif "tag" in body:
             outcome, moved = Outcome(body["outcome"]), int(body["bytes"])
-            on_end = self._ends.pop(int(body["tag"]))
             end = GrantEnd(outcome, message.blob, moved)
-            self._calls.put(partial(on_end, end))
+            self._calls.put(partial(self._ended, int(body["tag"]), end))
+
+    def _over(self, transfer: AgentTransfer, body: Mapping[str, Any]) -> None:
+        transfer.end(body)
+        with self._lock:
+            self._lock.notify_all()
+
+    def _ended(self, tag: int, end: GrantEnd) -> None:
+        try:
+            self._lent[tag].on_end(end)
+        finally:
+            with self._lock:
+                del self._lent[tag]
+                self._lock.notify_all()
 
     def _end(self, why: TransferError) -> None:
         with self._lock:
             self._gone = TransferClosed(f"the agent is gone: {why}")
-            asked, transfers = (
-                list(self._asked.values()),
-                list(self._transfers.values()),
-            )
-            ends = list(self._ends.values())
-            self._asked, self._transfers, self._ends = {}, {}, {}
+            asked, self._asked = list(self._asked.values()), {}
+            transfers, self._transfers = list(self._transfers.values()), {}
+            tags = list(self._lent)
         for answer in asked:
             answer.set_exception(TransferBroken(f"the agent is gone: {why}"))
         broken = TransferBroken(f"the agent is gone: {why}")
         for transfer in transfers:
             self._calls.put(partial(transfer.settle, broken))
-        for on_end in ends:
-            self._calls.put(partial(on_end, GrantEnd(Outcome.CLOSED)))
+        for tag in tags:
+            self._calls.put(partial(self._ended, tag, GrantEnd(Outcome.CLOSED)))
         self._calls.put(None)
 
     def _call(self) -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
-from prefillshare.errors import TransferClosed
+from prefillshare.errors import TransferClosed, TransferError
 from prefillshare.transfer.agent.messages import error_from
-from prefillshare.transfer.base import Access, Batch, Grant, Region
+from prefillshare.transfer.base import (
+    MAX_NOTE_BYTES,
+    Access,
+    Batch,
+    Grant,
+    Region,
+)
 from prefillshare.transfer.pending import Pending
 from prefillshare.transfer.ranges import as_ranges, check_within
 
@@ -26,6 +33,9 @@ class Asking(Protocol):
     def number(self) -> int:
         """One that no other transfer of this process has."""
 
+    def offset_of(self, region: Region) -> int:
+        """Where a region begins in the arena; `ValueError` unless it is registered."""
+
     def begin(
         self, transfer: AgentTransfer, body: Mapping[str, Any], blob: bytes
     ) -> None:
@@ -38,7 +48,17 @@ class AgentTransfer(Pending):
     def __init__(self, engine: Asking, number: int, region: Region) -> None:
         super().__init__()
         self.number = number
-        self._engine, self._region = engine, region
+        self._engine, self.region = engine, region
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """See `Transfer.progress`; asks the agent while it is not over."""
+        moved, added = super().progress
+        if not self.done:
+            with contextlib.suppress(TransferError):
+                reply = self._engine.ask({"do": "progress", "number": self.number})
+                moved = int(reply["moved"])
+        return moved, added
 
     def add(self, batch: Batch) -> None:
         """See `Transfer.add`."""
@@ -51,9 +71,10 @@ class AgentTransfer(Pending):
     def shifted(self, batch: Batch) -> Batch:
         """The batch with offsets of the arena, its size counted."""
         rows = as_ranges(batch, 3)
-        check_within(rows[:, [0, 2]], self._region.memory.nbytes, "the region")
+        check_within(rows[:, [0, 2]], self.region.memory.nbytes, "the region")
+        shifted = rows + [self._engine.offset_of(self.region), 0, 0]
         self.announce(int(rows[:, 2].sum()), len(rows))
-        return np.asarray(rows + [self._region.number, 0, 0])
+        return np.asarray(shifted)
 
     def finish(self) -> None:
         """See `Transfer.finish`."""
@@ -74,6 +95,7 @@ class AgentLink:
 
     def __init__(self, engine: Asking, address: str) -> None:
         self._engine, self._address = engine, address
+        self._closed = False
         self._mine: list[AgentTransfer] = []
 
     def read(
@@ -102,8 +124,10 @@ class AgentLink:
 
     def close(self) -> None:
         """Cancel what this process has under way; the host's connection stays."""
+        self._closed = True
+        why = TransferClosed("the link was closed on this side")
         for transfer in self._mine:
-            transfer.cancel()
+            transfer.stop(why)
 
     def _begin(
         self,
@@ -114,6 +138,13 @@ class AgentLink:
         timeout: float,
         note: bytes,
     ) -> AgentTransfer:
+        if self._closed:
+            raise TransferClosed("the link is closed; connect again")
+        self._engine.offset_of(region)
+        if not timeout > 0:
+            raise ValueError(f"timeout is {timeout} seconds, it must be above 0")
+        if len(note) > MAX_NOTE_BYTES:
+            raise ValueError(f"a note of {len(note)} bytes exceeds {MAX_NOTE_BYTES}")
         if grant.access != access:
             raise ValueError(f"the grant is for {grant.access}, not for {access}")
         transfer = AgentTransfer(self._engine, self._engine.number(), region)

@@ -7,29 +7,18 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Mapping
-from typing import Any
 
-import numpy as np
-
-from prefillshare.errors import ConfigError, PrefillShareError, TransferError
-from prefillshare.transfer.agent.messages import Message, Messenger, error_to
+from prefillshare.errors import ConfigError, TransferError
 from prefillshare.transfer.agent.space import Space
+from prefillshare.transfer.agent.worker import Worker
 from prefillshare.transfer.arena import Arena
 from prefillshare.transfer.base import (
     Engine,
-    Grant,
-    GrantEnd,
     Link,
-    Outcome,
-    Region,
-    Transfer,
 )
 from prefillshare.transfer.shm.wire import check_peer
 
 _log = logging.getLogger(__name__)
-# How long a worker that is gone may still be read from or written to.
-LET_GO_SECONDS = 30.0
 
 
 class Agent:
@@ -45,7 +34,7 @@ class Agent:
         self._space = Space(arena.size)
         self._lock = threading.Lock()
         self._links: dict[str, Link] = {}
-        self._workers: set[_Worker] = set()
+        self._workers: set[Worker] = set()
         self._closed = False
         self._socket = socket.socket(socket.AF_UNIX)
         try:
@@ -77,11 +66,11 @@ class Agent:
         with self._lock:
             self._space.release(first)
 
-    def link(self, address: str, timeout: float) -> Link:
-        """The one link to an address, for all workers."""
+    def link(self, address: str, timeout: float, *, check: bool = False) -> Link:
+        """The one link to an address, for all workers; `check` that a peer is there."""
         with self._lock:
             found = self._links.get(address)
-        if found is None:
+        if found is None or check:
             made = self.engine.connect(address, timeout)
             with self._lock:
                 found = self._links.setdefault(address, made)
@@ -89,7 +78,7 @@ class Agent:
                 made.close()
         return found
 
-    def forget(self, worker: _Worker) -> None:
+    def forget(self, worker: Worker) -> None:
         """A worker is gone, and has nothing any more."""
         with self._lock:
             self._workers.discard(worker)
@@ -126,182 +115,10 @@ class Agent:
                 _log.warning("a process was turned away: %s", error)
                 sock.close()
                 continue
-            worker = _Worker(self, sock)
+            worker = Worker(self, sock)
             with self._lock:
                 if self._closed:
                     sock.close()
                     return
                 self._workers.add(worker)
             worker.start()
-
-
-class _Worker:
-    """One connection, and what has to be given back when it ends."""
-
-    def __init__(self, agent: Agent, sock: socket.socket) -> None:
-        self._agent, self._sock = agent, sock
-        self._messenger = Messenger(sock)
-        self._changed = threading.Condition()
-        self._closing = False
-        self._parts: set[int] = set()
-        self._grants: set[str] = set()
-        self._transfers: dict[int, Transfer] = {}
-        self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
-        self._acts: dict[str, Callable[[Mapping[str, Any], bytes], dict[str, Any]]] = {
-            "allocate": self._allocate,
-            "release": self._release,
-            "grant": self._grant,
-            "revoke": self._revoke,
-            "connect": self._connect,
-            "begin": self._begin,
-            "add": self._add,
-            "finish": self._finish,
-            "cancel": self._cancel,
-            "close": self._close,
-        }
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def shut(self) -> None:
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
-
-    def join(self) -> None:
-        self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            arena = self._agent.arena
-            socket.send_fds(self._sock, [b"A"], [arena.descriptor])
-            self._messenger.send({"address": self._agent.engine.address})
-            while True:
-                self._answer(self._messenger.receive())
-        except (OSError, PrefillShareError) as error:
-            _log.info("a worker is gone: %s", error)
-        finally:
-            self._give_back()
-            self._messenger.close()
-            self._agent.forget(self)
-
-    def _answer(self, message: Message) -> None:
-        body = message.body
-        act = self._acts.get(str(body.get("do")))
-        try:
-            if act is None:
-                raise ValueError(f"an agent cannot {str(body.get('do'))[:80]!r}")
-            reply = act(body, message.blob)
-        except (PrefillShareError, ValueError, KeyError, TypeError) as error:
-            reply = {"error": error_to(error)}
-        if "id" in body:
-            self._messenger.send({"id": body["id"], **reply})
-
-    def _allocate(self, body: Mapping[str, Any], _: bytes) -> dict[str, Any]:
-        first = self._agent.allocate(int(body["size"]))
-        self._parts.add(first)
-        return {"first": first}
-
-    def _release(self, body: Mapping[str, Any], _: bytes) -> dict[str, Any]:
-        first = int(body["first"])
-        self._parts.remove(first)
-        self._agent.release(first)
-        return {}
-
-    def _grant(self, body: Mapping[str, Any], blob: bytes) -> dict[str, Any]:
-        tag = int(body["tag"])
-
-        def on_end(end: GrantEnd) -> None:
-            with self._changed:
-                self._grants.discard(grant.grant_id)
-                self._changed.notify_all()
-            outcome = Outcome.CLOSED if self._closing else end.outcome
-            told = {"tag": tag, "outcome": outcome.value, "bytes": end.bytes}
-            self._tell(told, end.note)
-
-        ranges = np.frombuffer(blob, np.int64).reshape(-1, 2)
-        engine, lease = self._agent.engine, float(body["lease"])
-        with self._changed:
-            grant = engine.grant(
-                self._agent.region, ranges, body["access"], on_end, lease
-            )
-            self._grants.add(grant.grant_id)
-        return {"grant": grant.to_dict()}
-
-    def _revoke(self, body: Mapping[str, Any], _: bytes) -> dict[str, Any]:
-        self._agent.engine.revoke(str(body["grant"]))
-        return {}
-
-    def _connect(self, body: Mapping[str, Any], _: bytes) -> dict[str, Any]:
-        self._agent.link(str(body["address"]), float(body["timeout"]))
-        return {}
-
-    def _begin(self, body: Mapping[str, Any], blob: bytes) -> dict[str, Any]:
-        number, size = int(body["number"]), int(body["note"])
-        note, table = blob[:size], blob[size:]
-        batch = np.frombuffer(table, np.int64).reshape(-1, 3) if table else None
-        grant, timeout = Grant.from_dict(body["grant"]), float(body["timeout"])
-        link = self._agent.link(grant.address, timeout)
-        move = link.write if grant.access == "write" else link.read
-        region: Region = self._agent.region
-        transfer = move(grant, region, batch, timeout=timeout, note=note)
-        with self._changed:
-            self._transfers[number] = transfer
-        transfer.add_done_callback(lambda: self._over(number, transfer))
-        return {}
-
-    def _over(self, number: int, transfer: Transfer) -> None:
-        told: dict[str, Any] = {"over": number, "moved": transfer.progress[0]}
-        try:
-            told["seconds"] = transfer.wait(0).seconds
-        except Exception as error:
-            told["error"] = error_to(error)
-        self._tell(told)
-        with self._changed:
-            self._transfers.pop(number, None)
-            self._changed.notify_all()
-
-    def _add(self, body: Mapping[str, Any], blob: bytes) -> dict[str, Any]:
-        if (transfer := self._found(body)) is not None:
-            transfer.add(np.frombuffer(blob, np.int64).reshape(-1, 3))
-        return {}
-
-    def _finish(self, body: Mapping[str, Any], _: bytes) -> dict[str, Any]:
-        if (transfer := self._found(body)) is not None:
-            transfer.finish()
-        return {}
-
-    def _cancel(self, body: Mapping[str, Any], _: bytes) -> dict[str, Any]:
-        if (transfer := self._found(body)) is not None:
-            transfer.cancel()
-        return {}
-
-    def _close(self, body: Mapping[str, Any], _: bytes) -> dict[str, Any]:
-        self._closing = True
-        self._give_back()
-        return {}
-
-    def _found(self, body: Mapping[str, Any]) -> Transfer | None:
-        with self._changed:
-            return self._transfers.get(int(body["number"]))
-
-    def _tell(self, body: Mapping[str, Any], blob: bytes = b"") -> None:
-        with contextlib.suppress(TransferError):
-            self._messenger.send(body, blob)
-
-    def _give_back(self) -> None:
-        with self._changed:
-            grants, transfers = list(self._grants), list(self._transfers.values())
-        for transfer in transfers:
-            transfer.cancel()
-        for grant_id in grants:
-            self._agent.engine.revoke(grant_id)
-        with self._changed:
-            if not self._changed.wait_for(
-                lambda: not self._grants and not self._transfers, LET_GO_SECONDS
-            ):
-                _log.error(
-                    "memory of a worker that is gone is still in use: it is lost"
-                )
-                return
-        while self._parts:
-            self._agent.release(self._parts.pop())

@@ -1,0 +1,230 @@
+"""What an agent does for one worker, and what it gives back when the worker is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from prefillshare.errors import PrefillShareError, TransferError
+from prefillshare.transfer.agent.messages import Message, Messenger, error_to
+from prefillshare.transfer.arena import Arena
+from prefillshare.transfer.base import (
+    Engine,
+    Grant,
+    GrantEnd,
+    Link,
+    Outcome,
+    Region,
+    Transfer,
+)
+
+_log = logging.getLogger(__name__)
+# How long a worker that is gone may still be read from or written to.
+LET_GO_SECONDS = 30.0
+
+
+class Host(Protocol):
+    """What a worker's connection needs of the agent."""
+
+    engine: Engine
+    arena: Arena
+    region: Region
+
+    def allocate(self, size: int) -> int:
+        """See `Space.allocate`."""
+
+    def release(self, first: int) -> None:
+        """See `Space.release`."""
+
+    def link(self, address: str, timeout: float, *, check: bool = False) -> Link:
+        """The one link to an address, for all workers; `check` that a peer is there."""
+
+    def forget(self, worker: Worker) -> None:
+        """A worker is gone, and has nothing any more."""
+
+
+class Worker:
+    """One connection, and what has to be given back when it ends."""
+
+    def __init__(self, agent: Host, sock: socket.socket) -> None:
+        self._agent, self._sock = agent, sock
+        self._messenger = Messenger(sock)
+        self._changed = threading.Condition()
+        self._closing = False
+        self._parts: set[int] = set()
+        self._grants: set[str] = set()
+        self._transfers: dict[int, Transfer] = {}
+        self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
+        self._acts: dict[str, Callable[[Mapping[str, Any], bytes], dict[str, Any]]] = {
+            "allocate": self._allocate,
+            "release": self._release,
+            "grant": self._grant,
+            "revoke": self._revoke,
+            "connect": self._connect,
+            "begin": self._begin,
+            "add": self._add,
+            "finish": self._finish,
+            "cancel": self._cancel,
+            "progress": self._progress,
+            "close": self._close,
+        }
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self._thread.start()
+
+    def shut(self) -> None:
+        """Break the connection off."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def join(self) -> None:
+        """Wait until everything is given back."""
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            arena = self._agent.arena
+            socket.send_fds(self._sock, [b"A"], [arena.descriptor])
+            self._messenger.send({"address": self._agent.engine.address})
+            while True:
+                self._answer(self._messenger.receive())
+        except (OSError, PrefillShareError) as error:
+            _log.info("a worker is gone: %s", error)
+        finally:
+            self._give_back()
+            self._messenger.close()
+            self._agent.forget(self)
+
+    def _answer(self, message: Message) -> None:
+        body = message.body
+        act = self._acts.get(str(body.get("do")))
+        try:
+            if act is None:
+                raise ValueError(f"an agent cannot {str(body.get('do'))[:80]!r}")
+            reply = act(body, message.blob)
+        except (PrefillShareError, ValueError, KeyError, TypeError) as error:
+            reply = {"error": error_to(error)}
+        if "id" in body:
+            self._messenger.send({"id": body["id"], **reply})
+
+    def _allocate(self, body: Mapping[str, Any], _: bytes) -> dict[str, Any]:
+        first = self._agent.allocate(int(body["size"]))
+        self._parts.add(first)
+        return {"first": first}
+
+    def _release(self, body: Mapping[str, Any], _: bytes) -> dict[str, Any]:
+        first = int(body["first"])
+        self._parts.remove(first)
+        self._agent.release(first)
+        return {}
+
+    def _grant(self, body: Mapping[str, Any], blob: bytes) -> dict[str, Any]:
+        tag = int(body["tag"])
+
+        def on_end(end: GrantEnd) -> None:
+            with self._changed:
+                self._grants.discard(grant.grant_id)
+                self._changed.notify_all()
+            outcome = Outcome.CLOSED if self._closing else end.outcome
+            told = {"tag": tag, "outcome": outcome.value, "bytes": end.bytes}
+            self._tell(told, end.note)
+
+        ranges = np.frombuffer(blob, np.int64).reshape(-1, 2)
+        engine, lease = self._agent.engine, float(body["lease"])
+        with self._changed:
+            grant = engine.grant(
+                self._agent.region, ranges, body["access"], on_end, lease
+            )
+            self._grants.add(grant.grant_id)
+        return {"grant": grant.to_dict()}
+
+    def _revoke(self, body: Mapping[str, Any], _: bytes) -> dict[str, Any]:
+        self._agent.engine.revoke(str(body["grant"]))
+        return {}
+
+    def _connect(self, body: Mapping[str, Any], _: bytes) -> dict[str, Any]:
+        address, timeout = str(body["address"]), float(body["timeout"])
+        self._agent.link(address, timeout, check=True)
+        return {}
+
+    def _begin(self, body: Mapping[str, Any], blob: bytes) -> dict[str, Any]:
+        number, size = int(body["number"]), int(body["note"])
+        note, table = blob[:size], blob[size:]
+        batch = np.frombuffer(table, np.int64).reshape(-1, 3) if table else None
+        grant, timeout = Grant.from_dict(body["grant"]), float(body["timeout"])
+        link = self._agent.link(grant.address, timeout)
+        move = link.write if grant.access == "write" else link.read
+        region: Region = self._agent.region
+        transfer = move(grant, region, batch, timeout=timeout, note=note)
+        with self._changed:
+            self._transfers[number] = transfer
+        transfer.add_done_callback(lambda: self._over(number, transfer))
+        return {}
+
+    def _over(self, number: int, transfer: Transfer) -> None:
+        told: dict[str, Any] = {"over": number, "moved": transfer.progress[0]}
+        try:
+            told["seconds"] = transfer.wait(0).seconds
+        except Exception as error:
+            told["error"] = error_to(error)
+        self._tell(told)
+        with self._changed:
+            self._transfers.pop(number, None)
+            self._changed.notify_all()
+
+    def _add(self, body: Mapping[str, Any], blob: bytes) -> dict[str, Any]:
+        if (transfer := self._found(body)) is not None:
+            transfer.add(np.frombuffer(blob, np.int64).reshape(-1, 3))
+        return {}
+
+    def _finish(self, body: Mapping[str, Any], _: bytes) -> dict[str, Any]:
+        if (transfer := self._found(body)) is not None:
+            transfer.finish()
+        return {}
+
+    def _cancel(self, body: Mapping[str, Any], _: bytes) -> dict[str, Any]:
+        if (transfer := self._found(body)) is not None:
+            transfer.cancel()
+        return {}
+
+    def _progress(self, body: Mapping[str, Any], _: bytes) -> dict[str, Any]:
+        transfer = self._found(body)
+        return {"moved": transfer.progress[0] if transfer else 0}
+
+    def _close(self, body: Mapping[str, Any], _: bytes) -> dict[str, Any]:
+        self._closing = True
+        self._give_back()
+        return {}
+
+    def _found(self, body: Mapping[str, Any]) -> Transfer | None:
+        with self._changed:
+            return self._transfers.get(int(body["number"]))
+
+    def _tell(self, body: Mapping[str, Any], blob: bytes = b"") -> None:
+        with contextlib.suppress(TransferError):
+            self._messenger.send(body, blob)
+
+    def _give_back(self) -> None:
+        with self._changed:
+            grants, transfers = list(self._grants), list(self._transfers.values())
+        for transfer in transfers:
+            transfer.cancel()
+        for grant_id in grants:
+            self._agent.engine.revoke(grant_id)
+        with self._changed:
+            if not self._changed.wait_for(
+                lambda: not self._grants and not self._transfers, LET_GO_SECONDS
+            ):
+                _log.error(
+                    "memory of a worker that is gone is still in use: it is lost"
+                )
+                return
+        while self._parts:
+            self._agent.release(self._parts.pop())
