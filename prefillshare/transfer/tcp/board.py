@@ -67,11 +67,10 @@ class Board:
             self._changed.notify_all()
 
     def finish(self, end: End) -> None:
-        """Nothing more comes."""
+        """Nothing more comes; `end_if_complete` follows."""
         with self._changed:
             end.finish()
             self._changed.notify_all()
-        self._end_if_complete(end)
 
     def end(self, end: End, failure: Exception | None) -> bool:
         """A transfer is over; whether it was not before."""
@@ -150,7 +149,7 @@ class Board:
         with self._changed:
             end.settle(head)
         self.leave(end, stream)
-        self._end_if_complete(end)
+        self.end_if_complete(end)
 
     def release(self, end: Receiving, head: SliceHead, stream: int) -> None:
         """A claimed slice did not arrive whole."""
@@ -187,6 +186,7 @@ class Board:
                 end.lost(stream, arrived.get(end.number, Ledger()))
             self._changed.notify_all()
 
-    def _end_if_complete(self, end: End) -> None:
+    def end_if_complete(self, end: End) -> None:
+        """End a transfer all of whose bytes are in place."""
         if isinstance(end, Receiving) and end.complete:
             self.end(end, None)

@@ -205,6 +205,7 @@ def _finish(session: Session, found: _Loaned, total: int) -> None:
     if total != found.end.pieces.size:
         raise ValueError(f"{found.end.pieces.size} bytes were added, not {total}")
     session.board.finish(found.end)
+    session.board.end_if_complete(found.end)
 
 
 def _done(session: Session, found: _Loaned) -> None:

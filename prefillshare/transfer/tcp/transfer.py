@@ -107,7 +107,10 @@ class TcpTransfer(Pending):
             self.stop(TransferClosed("nothing was added to it"))
             raise ValueError("a transfer of nothing; add a batch before `finish`")
         self._session.send(frames.Finish(self.end.number, total), wait=True)
-        self._session.board.finish(self.end)
+        board = self._session.board
+        board.finish(self.end)
+        # Whoever waits is told on a thread of the engine.
+        self._session.timer.after(0.0, lambda: board.end_if_complete(self.end))
 
     def interrupt(self) -> None:
         """See `Pending.interrupt`; the rest happens on a thread of the engine."""

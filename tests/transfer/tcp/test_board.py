@@ -47,6 +47,7 @@ class Ends:
     def finish(self) -> None:
         self.here.finish(self.out)
         self.there.finish(self.into)
+        self.there.end_if_complete(self.into)
 
     def take(self, stream: int) -> SliceHead | None:
         if not self.out.ready:
