@@ -205,7 +205,9 @@ def test_an_earlier_writer_changes_nothing_that_a_later_one_wrote(pair: Pair) ->
     region = pair.make(noise(50_000))
     grant = pair.grant(region, [[0, 50_000]], "write")
     data = noise(50_000, 2)
-    first = pair.link.write(grant, pair.near(data ^ 1), timeout=SECONDS, note=b"1")
+    first = pair.link.write(
+        grant, pair.near(data ^ np.uint8(1)), timeout=SECONDS, note=b"1"
+    )
     first.add(rows((0, 0, 20_000)))
     until(lambda: bool((pair.held(region)[:20_000] == data[:20_000] ^ 1).all()))
     whole = rows((0, 0, 50_000))
