@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from prefillshare.bench.transfer.settings import Bare
-from prefillshare.bench.transfer.shapes import Memory, Plan
+from prefillshare.bench.transfer.shapes import Memory, Plan, buffer
 from prefillshare.errors import TransferBroken
 from prefillshare.transfer.base import Ranges
 
@@ -105,8 +105,8 @@ def tune(stream: socket.socket, spec: Bare, timeout: float) -> None:
 class BareReceiver:
     """Receives into `memory`, one thread a stream."""
 
-    def __init__(self, spec: Bare, memory: Memory, timeout: float) -> None:
-        self._spec, self._memory = spec, memory
+    def __init__(self, spec: Bare, size: int, timeout: float) -> None:
+        self._spec, self.memory = spec, buffer(size)
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=spec.streams)
         tune(self._listener, spec, timeout)
         self._streams: dict[int, socket.socket] = {}
@@ -131,7 +131,7 @@ class BareReceiver:
         return [{} for _ in range(count)]
 
     def _groups(self, share: Ranges) -> list[Group]:
-        return groups(self._memory, share, self._spec.call_bytes)
+        return groups(self.memory, share, self._spec.call_bytes)
 
     def _take(self, stream: socket.socket, parts: list[Group], count: int) -> None:
         for _ in range(count):
@@ -155,8 +155,9 @@ class BareReceiver:
 class BareSender:
     """Sends out of `memory`."""
 
-    def __init__(self, spec: Bare, memory: Memory, timeout: float) -> None:
-        self._spec, self._memory, self._timeout = spec, memory, timeout
+    def __init__(self, spec: Bare, size: int, timeout: float) -> None:
+        self._spec, self._timeout = spec, timeout
+        self.memory = buffer(size)
         self._streams: list[socket.socket] = []
         self._parts: list[list[Group]] = []
         self._pool = ThreadPoolExecutor(spec.streams)
@@ -175,7 +176,7 @@ class BareSender:
         batch = plan.batch()
         ranges = batch[:, [0, 2]]
         self._parts = [
-            groups(self._memory, share, self._spec.call_bytes)
+            groups(self.memory, share, self._spec.call_bytes)
             for share in shares(ranges, self._spec.streams)
         ]
 

@@ -6,9 +6,11 @@ the receiver hands over beforehand so that the sender may write, as values of JS
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Protocol
 
 from prefillshare.bench.transfer.bare import BareReceiver, BareSender
+from prefillshare.bench.transfer.engines import open_place
 from prefillshare.bench.transfer.ours import OurReceiver, OurSender
 from prefillshare.bench.transfer.settings import Bare, Ours
 from prefillshare.bench.transfer.shapes import Memory, Plan
@@ -18,6 +20,10 @@ Ticket = dict[str, Any]
 
 class Receiver(Protocol):
     """The side whose memory is written to."""
+
+    @property
+    def memory(self) -> Memory:
+        """The bytes that are written to, zero at first."""
 
     @property
     def address(self) -> str:
@@ -36,6 +42,10 @@ class Receiver(Protocol):
 class Sender(Protocol):
     """The side that writes."""
 
+    @property
+    def memory(self) -> Memory:
+        """The bytes that are sent, zero at first."""
+
     def connect(self, address: str) -> None:
         """Reach the receiver."""
 
@@ -49,15 +59,22 @@ class Sender(Protocol):
         """Free what it holds."""
 
 
-def make_receiver(spec: Ours | Bare, memory: Memory, timeout: float) -> Receiver:
-    """The receiver of a contestant over `memory`; `timeout` seconds for anything."""
+def make_receiver(
+    spec: Ours | Bare, size: int, timeout: float, certificates: Path | None
+) -> Receiver:
+    """The receiver of a contestant with `size` bytes; `timeout` seconds for anything.
+
+    `certificates` is a folder of them, for those that encrypt.
+    """
     if isinstance(spec, Ours):
-        return OurReceiver(spec, memory, timeout)
-    return BareReceiver(spec, memory, timeout)
+        return OurReceiver(open_place(spec, size, certificates), timeout)
+    return BareReceiver(spec, size, timeout)
 
 
-def make_sender(spec: Ours | Bare, memory: Memory, timeout: float) -> Sender:
-    """The sender of a contestant out of `memory`; `timeout` seconds for anything."""
+def make_sender(
+    spec: Ours | Bare, size: int, timeout: float, certificates: Path | None
+) -> Sender:
+    """The sender of a contestant, as `make_receiver`."""
     if isinstance(spec, Ours):
-        return OurSender(spec, memory, timeout)
-    return BareSender(spec, memory, timeout)
+        return OurSender(open_place(spec, size, certificates), timeout)
+    return BareSender(spec, size, timeout)

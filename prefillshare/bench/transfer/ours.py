@@ -7,48 +7,44 @@ from typing import Any
 
 import numpy as np
 
-from prefillshare.bench.transfer.settings import Ours
+from prefillshare.bench.transfer.engines import Place
 from prefillshare.bench.transfer.shapes import Memory, Plan
-from prefillshare.errors import ConfigError, TransferError, TransferTimeout
-from prefillshare.transfer.base import Engine, Grant, GrantEnd, Link, Outcome
+from prefillshare.errors import TransferError, TransferTimeout
+from prefillshare.transfer.base import Grant, GrantEnd, Link, Outcome
 
 NOTE = b"written"
-
-
-def make_engine(transport: str, listen: str, settings: Ours) -> Engine:
-    """The engine that a contestant's settings mean.
-
-    Raises `ConfigError` for settings that there is no engine for.
-    """
-    raise ConfigError(
-        f"{settings.name}: there is no engine over {transport} to listen at {listen}; "
-        "measure another transport"
-    )
 
 
 class OurReceiver:
     """Grants its memory, whole, for one transfer at a time."""
 
-    def __init__(self, spec: Ours, memory: Memory, timeout: float) -> None:
-        self._timeout = timeout
-        self._engine = make_engine(spec.transport, "tcp://127.0.0.1:0", spec)
-        self._region = self._engine.register(memory.data)
+    def __init__(self, place: Place, timeout: float) -> None:
+        self._place, self._timeout = place, timeout
         self._ends: list[GrantEnd] = []
         self._expected = 0
         self._told = threading.Condition()
 
     @property
+    def memory(self) -> Memory:
+        """What is written to."""
+        return self._place.memory
+
+    @property
     def address(self) -> str:
         """The engine's."""
-        return self._engine.address
+        return self._place.engine.address
 
     def arrange(self, plan: Plan, count: int) -> list[dict[str, Any]]:
         """Issue all grants."""
         self._ends, self._expected = [], count
         whole = np.array([[0, plan.size]], np.int64)
         return [
-            self._engine.grant(
-                self._region, whole, "write", self._end, lease_seconds=self._timeout
+            self._place.engine.grant(
+                self._place.region,
+                whole,
+                "write",
+                self._end,
+                lease_seconds=self._timeout,
             ).to_dict()
             for _ in range(count)
         ]
@@ -76,23 +72,26 @@ class OurReceiver:
                 raise TransferError(f"a grant ended as {end}, not as written to")
 
     def close(self) -> None:
-        """Close the engine."""
-        self._engine.close()
+        """Close the engine and free the memory."""
+        self._place.close()
 
 
 class OurSender:
     """Writes a batch of its memory to what was granted."""
 
-    def __init__(self, spec: Ours, memory: Memory, timeout: float) -> None:
-        self._timeout = timeout
-        self._engine = make_engine(spec.transport, "tcp://127.0.0.1:0", spec)
-        self._region = self._engine.register(memory.data)
+    def __init__(self, place: Place, timeout: float) -> None:
+        self._place, self._timeout = place, timeout
         self._link: Link | None = None
         self._batch = np.empty((0, 3), np.int64)
 
+    @property
+    def memory(self) -> Memory:
+        """What is sent."""
+        return self._place.memory
+
     def connect(self, address: str) -> None:
         """Open the link."""
-        self._link = self._engine.connect(address)
+        self._link = self._place.engine.connect(address)
 
     def arrange(self, plan: Plan) -> None:
         """Make the table of blocks."""
@@ -103,12 +102,12 @@ class OurSender:
         assert self._link is not None
         grant = Grant.from_dict(ticket)
         transfer = self._link.write(
-            grant, self._region, self._batch, timeout=self._timeout, note=NOTE
+            grant, self._place.region, self._batch, timeout=self._timeout, note=NOTE
         )
         transfer.wait()
 
     def close(self) -> None:
-        """Close the link and the engine."""
+        """Close the link and the engine, and free the memory."""
         if self._link is not None:
             self._link.close()
-        self._engine.close()
+        self._place.close()

@@ -151,7 +151,8 @@ def _settings(config: Mapping[str, Any]) -> Iterator[str]:
     for ours in config["ours"]:
         told = _told(ours, ("streams", "slice_bytes"))
         sealed = "slices sealed, TLS" if ours["encrypted"] else "slices with checksums"
-        yield f"- prefillshare, {ours['name']}: {sealed}; {told}"
+        agent = "; by an agent at each end" if ours["agent"] else ""
+        yield f"- prefillshare, {ours['name']}: {sealed}; {told}{agent}"
     for bare in config["sockets"]:
         told = _told(bare, ("streams", "call_bytes", "buffer_bytes"))
         yield f"- socket, {bare['name']}: no checksums; {told}"

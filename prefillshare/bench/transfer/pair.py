@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from prefillshare.bench.transfer import decode
+from prefillshare.bench.transfer.engines import make_certificates
 from prefillshare.bench.transfer.found import Found, percentiles
 from prefillshare.bench.transfer.settings import (
     Bare,
@@ -97,7 +98,12 @@ def run_pair(
             child = Child(role, log)
             stack.callback(child.close)
             ends.append(child)
-        return measure(settings, spec, number, *ends)
+        certificates = None
+        if isinstance(spec, Ours) and spec.encrypted:
+            certificates = stack.enter_context(tempfile.TemporaryDirectory())
+            make_certificates(Path(certificates))
+        receiver, sender = ends
+        return measure(settings, spec, number, receiver, sender, certificates)
 
 
 def measure(
@@ -106,10 +112,15 @@ def measure(
     number: int,
     receiver: Ask,
     sender: Ask,
+    certificates: str | None = None,
 ) -> list[Found]:
     """All shapes between two workers that have no order yet."""
-    timeout = settings.timeout_seconds
-    made = {"spec": spec.model_dump(), "size": settings.total_bytes, "timeout": timeout}
+    made = {
+        "spec": spec.model_dump(),
+        "size": settings.total_bytes,
+        "timeout": settings.timeout_seconds,
+        "certificates": certificates,
+    }
     receiver("begin", **made)
     sender("begin", **made)
     sender("connect", **receiver("address"))

@@ -21,7 +21,8 @@ class Ours(Config):
     """One way to set this project's engine; null leaves its own default.
 
     `encrypted` seals every slice (the tag is its checksum) over TLS connections;
-    otherwise slices carry a checksum.
+    otherwise slices carry a checksum. With `agent`, an agent process at each end moves
+    the bytes, beside the process that asks for them.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Ours(Config):
     streams: int | None = Field(None, ge=1)
     slice_bytes: int | None = Field(None, ge=4096)
     encrypted: bool = False
+    agent: bool = False
 
 
 class Bare(Config):

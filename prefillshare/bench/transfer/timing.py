@@ -42,17 +42,21 @@ class Timing:
         me, usage = os.getpid(), self._usage
         (target, *_) = usage.children(me) or [me]
         usage.reset_peak(target)
-        resident, cpu = usage.resident_bytes(target), usage.cpu_seconds(me)
+        resident, cpu = usage.resident_bytes(target), self._cpu_seconds()
         seconds = []
         for _ in range(count):
             began = time.perf_counter()
             run()
             seconds.append(time.perf_counter() - began)
-        cpu, peak = usage.cpu_seconds(me) - cpu, usage.peak_bytes(target)
+        cpu, peak = self._cpu_seconds() - cpu, usage.peak_bytes(target)
         self._facts = {"cpu_seconds": cpu, "repetitions": count}
         if target != me and resident is not None and peak is not None:
             self._facts["receiver_extra_bytes"] = max(0, peak - resident)
         return seconds
+
+    def _cpu_seconds(self) -> float:
+        usage = self._usage
+        return float(sum(map(usage.cpu_seconds, usage.family(os.getpid()))))
 
     def row(self, name: str, seconds: list[float], size: int, **more: Any) -> None:
         """The program's line, and what the last `timed` found."""

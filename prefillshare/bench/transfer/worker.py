@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import IO, Any
 
 from pydantic import TypeAdapter
@@ -27,41 +28,39 @@ from prefillshare.bench.transfer.movers import (
     make_sender,
 )
 from prefillshare.bench.transfer.settings import Bare, Ours
-from prefillshare.bench.transfer.shapes import Plan, buffer, check, fill
+from prefillshare.bench.transfer.shapes import Plan, check, fill
 
 Facts = dict[str, Any]
 SPEC: TypeAdapter[Ours | Bare] = TypeAdapter(Ours | Bare)
 
 
 class Worker:
-    """Either end of a pair. `answer` runs an order by its name."""
-
-    def __init__(self, spec: Facts, size: int, timeout: float) -> None:
-        self.spec = SPEC.validate_python(spec)
-        self.memory = buffer(size)
-        self.timeout = timeout
+    """Either end of a pair, its helpers included."""
 
     def answer(self, order: str, arguments: Facts) -> Facts:
-        """What an order found."""
+        """Run an order by its name; what it found."""
         run: Callable[..., Facts | None] = getattr(self, order)
         return run(**arguments) or {}
 
     def usage(self) -> Facts:
         """Seconds of processor time so far, and resident bytes now and at most."""
-        pid = os.getpid()
+        mine, *others = usage.family(os.getpid())
         # Ticks are coarse; this process's own time is known more finely.
-        others = usage.cpu_seconds(pid) - sum(os.times()[:2])
-        resident, peak = usage.resident_bytes(pid), usage.peak_bytes(pid)
-        cpu = max(others, 0.0) + time.process_time()
+        cpu = time.process_time() + sum(map(usage.cpu_seconds, others))
+        resident = sum(usage.resident_bytes(each) or 0 for each in (mine, *others))
+        peak = sum(usage.peak_bytes(each) or 0 for each in (mine, *others))
         return {"cpu": cpu, "resident": resident, "peak": peak}
 
 
 class ReceivingWorker(Worker):
     """Holds the memory that is written to."""
 
-    def __init__(self, spec: Facts, size: int, timeout: float) -> None:
-        super().__init__(spec, size, timeout)
-        self.mover: Receiver = make_receiver(self.spec, self.memory, timeout)
+    def __init__(
+        self, spec: Facts, size: int, timeout: float, certificates: str | None
+    ) -> None:
+        folder = Path(certificates) if certificates else None
+        who = SPEC.validate_python(spec)
+        self.mover: Receiver = make_receiver(who, size, timeout, folder)
 
     def address(self) -> Facts:
         """Where it listens."""
@@ -69,18 +68,19 @@ class ReceivingWorker(Worker):
 
     def arrange(self, plan: Facts, count: int) -> Facts:
         """Clear the memory and be ready; returns the tickets."""
-        self.memory[:] = 0
+        self.mover.memory[:] = 0
         return {"tickets": self.mover.arrange(Plan(**plan), count)}
 
     def clear(self) -> None:
         """Forget what came, and the peak of memory."""
-        self.memory[:] = 0
-        usage.reset_peak(os.getpid())
+        self.mover.memory[:] = 0
+        for each in usage.family(os.getpid()):
+            usage.reset_peak(each)
 
     def check(self, plan: Facts, seed: int) -> Facts:
         """Whether all transfers have come and left the sender's bytes, all of them."""
         self.mover.settle()
-        return {"verified": check(self.memory, Plan(**plan), seed)}
+        return {"verified": check(self.mover.memory, Plan(**plan), seed)}
 
     def close(self) -> None:
         """Free everything."""
@@ -90,9 +90,12 @@ class ReceivingWorker(Worker):
 class SendingWorker(Worker):
     """Holds the memory that is sent, and the clock."""
 
-    def __init__(self, spec: Facts, size: int, timeout: float) -> None:
-        super().__init__(spec, size, timeout)
-        self.mover: Sender = make_sender(self.spec, self.memory, timeout)
+    def __init__(
+        self, spec: Facts, size: int, timeout: float, certificates: str | None
+    ) -> None:
+        folder = Path(certificates) if certificates else None
+        who = SPEC.validate_python(spec)
+        self.mover: Sender = make_sender(who, size, timeout, folder)
         self.tickets: list[Facts] = []
 
     def connect(self, address: str) -> None:
@@ -102,7 +105,7 @@ class SendingWorker(Worker):
     def arrange(self, plan: Facts, seed: int, tickets: list[Facts]) -> None:
         """Fill the memory with what is to arrive, and take the tickets."""
         which = Plan(**plan)
-        fill(self.memory[: which.size], seed)
+        fill(self.mover.memory[: which.size], seed)
         self.mover.arrange(which)
         self.tickets = tickets[::-1]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from prefillshare.bench.transfer import ours, pair
+from prefillshare.bench.transfer import engines, pair
 from prefillshare.bench.transfer.found import Found
 from prefillshare.bench.transfer.pair import Ask
 from prefillshare.bench.transfer.settings import Bare, Ours, TransferBenchSettings
@@ -41,7 +41,7 @@ class InProcess:
         self.network = MemoryNetwork()
         self.receiver: Here | None = None
 
-    def make_engine(self, transport: str, listen: str, settings: Ours) -> Engine:
+    def make_engine(self, *_: object) -> Engine:
         return self.network.engine()
 
     def run(
@@ -55,7 +55,7 @@ class InProcess:
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> InProcess:
     made = InProcess()
-    monkeypatch.setattr(ours, "make_engine", made.make_engine)
+    monkeypatch.setattr(engines, "make_engine", made.make_engine)
     return made
 
 

@@ -1,4 +1,4 @@
-"""Two workers: ours over a stand-in, the bare sockets in processes of their own."""
+"""Two workers: within this process over a stand-in, and in processes of their own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prefillshare.bench.transfer.bare import groups, shares
-from prefillshare.bench.transfer.ours import make_engine
+from prefillshare.bench.transfer.engines import make_engine
 from prefillshare.bench.transfer.pair import Child, neighbour, run_pair
 from prefillshare.bench.transfer.settings import Bare, Ours, TransferBenchSettings
 from prefillshare.bench.transfer.shapes import buffer, plan
@@ -58,14 +58,18 @@ def test_a_transfer_that_fails_ends_the_measurement(
 @pytest.mark.parametrize(
     "spec",
     [
+        Ours(name="checksum"),
+        Ours(name="own settings", streams=1, slice_bytes=8192),
+        Ours(name="encrypted", encrypted=True),
+        Ours(name="agent", agent=True),
         Bare(name="one"),
         Bare(name="three", streams=3, call_bytes=5000),
         Bare(name="two", streams=2, buffer_bytes=1 << 16),
     ],
     ids=lambda spec: spec.name,
 )
-def test_bare_sockets_deliver_every_byte(spec: Bare) -> None:
-    """Shares above the least, so that all streams are used."""
+def test_processes_deliver_every_byte(spec: Ours | Bare) -> None:
+    """Enough of them for all streams."""
     settings = TransferBenchSettings(
         total_bytes=1 << 20,
         small_blocks=200,
@@ -106,12 +110,13 @@ def test_what_a_worker_cannot_do_is_told(
 ) -> None:
     with (tmp_path / "errors").open("w+", encoding="utf-8") as errors:
         child = Child("sender", errors)
+        rest = {"timeout": 1, "certificates": None}
         try:
             with pytest.raises(
                 PrefillShareError, match="sender could not begin: Valid"
             ):
-                child("begin", spec={"name": "x", "nothing": 1}, size=8, timeout=1)
-            child("begin", spec=Bare(name="x").model_dump(), size=8, timeout=1)
+                child("begin", spec={"name": "x", "nothing": 1}, size=8, **rest)
+            child("begin", spec=Bare(name="x").model_dump(), size=8, **rest)
             with pytest.raises(
                 PrefillShareError, match="could not connect: Connection"
             ):
@@ -126,5 +131,7 @@ def test_the_neighbour_runs_before_the_context_and_ends_with_it() -> None:
 
 
 def test_an_engine_that_there_is_not_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no engine over pigeon"):
+    with pytest.raises(ConfigError, match="no engine over 'pigeon'; set transport"):
         make_engine("pigeon", "pigeon://", Ours(name="x"))
+    with pytest.raises(ConfigError, match="x: encryption needs certificates"):
+        make_engine("tcp", "tcp://127.0.0.1:0", Ours(name="x", encrypted=True))

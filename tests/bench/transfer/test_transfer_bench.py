@@ -38,13 +38,14 @@ def test_the_command_writes_rows_and_a_page(
     command = ["bench", "transfer", "--config", str(CONFIG), "--json", str(out)]
     command += ["--page", str(page), "--peers", str(tmp_path), "--note", "a quiet hour"]
     sizes = small.model_dump(exclude_defaults=True) | {"sockets": []}
+    sizes["ours"] = [{"name": "checksum"}]
     for key, value in (sizes | {"pythons.nixl": str(secret)}).items():
         command += ["--set", f"{key}={json.dumps(value)}"]
     assert main(command) == 0
     results = json.loads(out.read_text())["results"]
     ran = [row for row in results["rows"] if "not_run" not in row]
     assert {row["peer"] for row in ran} == {"prefillshare"}
-    assert len(ran) == 4 * 5 and all(row["verified"] for row in ran)
+    assert len(ran) == len(small.ours) * 5 and all(row["verified"] for row in ran)
     absent = {row["peer"] for row in results["rows"] if "not_run" in row}
     assert absent == {"socket", "mooncake", "nixl"}
     assert len(results["measurements"]) == 2 * len(ran)
