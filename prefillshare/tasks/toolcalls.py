@@ -30,6 +30,8 @@ class ToolCalls(Config):
         tools: a JSON object of every tool's argument names; with it the context lists
             those too.
         held_out: the size of the test split, in utterances.
+        only: the tools whose requests are read, of either split; by default all. The
+            context lists every tool all the same.
         with_context: without it the utterance is not shown: what can be guessed.
     """
 
@@ -37,6 +39,7 @@ class ToolCalls(Config):
     file: Path
     tools: Path | None = None
     held_out: int = Field(3000, ge=1)
+    only: list[str] = []
     seed: int = 0
     name: str = "tool_caller"
     suffix: str = ""
@@ -46,7 +49,8 @@ class ToolCalls(Config):
         """One sample a unit.
 
         Raises:
-            DataError: a file is unusable, or has too few utterances to hold out.
+            DataError: a file is unusable, has too few utterances to hold out, or none
+                for a tool of `only`.
         """
         requests = _distinct(read_rows(self.file))
         if self.held_out >= len(requests):
@@ -58,7 +62,17 @@ class ToolCalls(Config):
         random.Random(f"toolcalls/{self.seed}").shuffle(requests)
         held_out, rest = requests[: self.held_out], requests[self.held_out :]
         chosen = held_out if split == "test" else rest
-        return [(self._sample(context, row),) for row in chosen]
+        self._require_requests(chosen)
+        wanted = [row for row in chosen if not self.only or _tool(row) in self.only]
+        return [(self._sample(context, row),) for row in wanted]
+
+    def _require_requests(self, rows: Sequence[Row]) -> None:
+        there = {_tool(row) for row in rows}
+        if missing := sorted(set(self.only) - there):
+            raise DataError(
+                f"{self.file}: has no request for {', '.join(missing)}, which `only` "
+                f"names; there are {', '.join(sorted(there))}"
+            )
 
     def score(self, sample: Sample, response: str) -> Marks:
         """By structure: is there a JSON object, and do name and arguments agree?"""
@@ -75,19 +89,19 @@ class ToolCalls(Config):
         return {"json": said is not None, **marks, "exact": exact}
 
     def _tools(self, requests: Sequence[Row]) -> str:
-        names = {row.text("name") for row in requests}
+        names = {_tool(row) for row in requests}
         if self.tools is None:
             return ", ".join(sorted(names))
         listed = _argument_names(self.tools)
         for row in requests:
-            if row.text("name") not in listed:
+            if _tool(row) not in listed:
                 raise row.error(
-                    "name", f"is {row.text('name')!r}", f"list it in {self.tools}"
+                    "name", f"is {_tool(row)!r}", f"list it in {self.tools}"
                 )
         return ", ".join(f"{name}({', '.join(of)})" for name, of in listed.items())
 
     def _sample(self, context: str, row: Row) -> Sample:
-        call = Call(row.text("name"), row.get("arguments", dict))
+        call = Call(_tool(row), row.get("arguments", dict))
         said = row.text("utterance").strip() if self.with_context else NOT_SHOWN
         return Sample(
             messages=(
@@ -97,6 +111,10 @@ class ToolCalls(Config):
             suffix=self.suffix,
             answer=call.text(),
         )
+
+
+def _tool(row: Row) -> str:
+    return row.text("name")
 
 
 def _distinct(rows: Sequence[Row]) -> list[Row]:

@@ -97,6 +97,9 @@ class RunSettings(Config):
     `compile` compiles what is trained with torch.compile, once for all shapes; the
     backend `inductor` needs a C++ compiler. Compiled models attend with dense masks.
 
+    `matmul_precision` is torch's `set_float32_matmul_precision`: `medium` multiplies
+    float32 matrices in bfloat16 where the processor can, `highest` never.
+
     `report_to` names trackers that accelerate knows (tensorboard, wandb, trackio, …),
     `none` for none. `push_to_hub` is the repository that the finished result is
     uploaded to; each of several decoders goes to `REPOSITORY-NAME`.
@@ -106,6 +109,7 @@ class RunSettings(Config):
     output: Path
     boundary: Literal["last_token", "suffix"] = "last_token"
     dtype: Literal["float64", "float32", "bfloat16"] = "float32"
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
     method: Literal["lora", "full"] = "lora"
     lora: LoraSettings = LoraSettings()
     steps: int = Field(64, ge=1)

@@ -48,8 +48,12 @@ class Workshop:
 
     @classmethod
     def open(cls, settings: RunSettings, device: torch.device) -> Workshop:
-        """Load the models of `settings`, frozen."""
+        """Load the models of `settings`, frozen.
+
+        Torch's seed and its precision of matrix products are theirs from here on.
+        """
         torch.manual_seed(settings.seed)
+        torch.set_float32_matmul_precision(settings.matmul_precision)
         other = getattr(settings, "decoder_model", None)
         base = _load(settings.model, settings, device)
         model_id = ModelId.from_directory(settings.model)

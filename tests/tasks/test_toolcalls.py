@@ -55,6 +55,22 @@ def test_the_splits_cover_the_file_and_share_nothing(task: ToolCalls) -> None:
     assert utterances(task.model_copy(update={"seed": 1}))[1] != test
 
 
+def test_the_requests_of_some_tools_keep_their_sides_and_every_tool_is_listed(
+    task: ToolCalls,
+) -> None:
+    some = task.model_copy(update={"only": ["play"]})
+    for all_of, of_play in zip(utterances(task), utterances(some), strict=True):
+        assert of_play == [said for said in all_of if said.startswith("Play")]
+        assert 0 < len(of_play) < len(all_of)
+    units = [*task.units("test"), *some.units("test")]
+    assert len({unit[0].messages[0]["content"] for unit in units}) == 1
+
+
+def test_a_tool_without_requests_is_named(task: ToolCalls) -> None:
+    with pytest.raises(DataError, match="request for dance.*are play, weather"):
+        task.model_copy(update={"only": ["dance"]}).units("train")
+
+
 def test_an_utterance_that_occurs_twice_is_on_one_side(tmp_path: Path) -> None:
     rows = [row(i) for i in range(10)]
     again = [{**each, "utterance": f"  {each['utterance'].upper()} "} for each in rows]

@@ -65,6 +65,8 @@ def _kept(
 
 def general_figures(general: GeneralTests, directory: Path) -> dict[str, Any]:
     """Perplexity on text, and the NLL of responses to tasks, with its own prefill."""
+    # Runs before it may have set another.
+    torch.set_float32_matmul_precision("highest")
     model = load_model(directory, torch.float32)
     tokenizer = load_tokenizer(directory)
     context = model_context_tokens(directory)

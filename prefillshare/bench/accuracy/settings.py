@@ -181,12 +181,16 @@ class AccuracySettings(Config):
         return TrainSettings.model_validate(fields)
 
 
+# Keys of tasks by which tests of one experiment differ.
+_TELLING = ("format", "records", "records_max", "depths", "with_context", "only")
+
+
 def test_title(task: TaskSettings) -> str:
     """What a test is called in tables: the task, and what is unusual about it."""
     title = build_task(task).name
     unusual = [
         f"{key}={getattr(task, key)}"
-        for key in ("format", "records", "records_max", "depths", "with_context")
+        for key in _TELLING
         if key in task.model_fields_set
     ]
     return f"{title} ({', '.join(unusual)})" if unusual else title
