@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "prefillshare"
 MAX_LINES = 300
 
-BASE = {"errors", "config", "runtime", "files"}
+BASE = {"errors", "config", "runtime", "files", "lifeline"}
 LEARNED = BASE | {"kv", "models", "tasks"}
 ALL = LEARNED | {
     "training",
@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"errors"},
     "runtime": {"errors"},
     "files": {"errors"},
+    "lifeline": set(),
     "report": set(),
     "kv": BASE,
     "tasks": {"errors", "config"},

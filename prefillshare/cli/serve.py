@@ -1,33 +1,41 @@
-"""`prefillshare serve {all,router,prefill,decode}`."""
+"""`prefillshare serve {all,router,prefill,decode,agent}`."""
 
 from __future__ import annotations
 
 import argparse
-import signal
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefillshare.cli.command import Options, Report
 from prefillshare.config import load_config
 from prefillshare.errors import ConfigError, WorkerError
+from prefillshare.lifeline import stop_event
 from prefillshare.report import say
-from prefillshare.serving.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from prefillshare.serving.settings import ServeSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The role, and which decoder a decode worker serves."""
     parser.add_argument(
         "role",
-        choices=("all", "router", "prefill", "decode"),
-        help="all: every process of the configuration",
+        choices=("all", "router", "prefill", "decode", "agent"),
+        help="all: every process of the configuration; agent: moves a host's KV",
     )
     parser.add_argument("--decoder", metavar="NAME", help="for the role `decode`")
 
 
 def run(options: Options) -> Report | None:
     """Serve until SIGINT or SIGTERM."""
-    settings = load_config(ServeSettings, options.config, options.overrides)
     role = options.extra.role
+    if role == "agent":
+        _serve_agent(options)
+        return None
+    # Late, as everything here: an agent is a small process, and this brings torch.
+    from prefillshare.serving.settings import ServeSettings
+
+    settings = load_config(ServeSettings, options.config, options.overrides)
     if role == "all":
         _serve_all(settings)
     else:
@@ -35,23 +43,18 @@ def run(options: Options) -> Report | None:
     return None
 
 
+def _serve_agent(options: Options) -> None:
+    from prefillshare.serving.agent import serve_agent
+    from prefillshare.transfer.agent.settings import AgentSettings
+
+    serve_agent(load_config(AgentSettings, options.config, options.overrides))
+
+
 def _serve_all(settings: ServeSettings) -> None:
     from prefillshare.serving.launcher import Cluster
 
-    stopped = threading.Event()
-
-    def stop(*_: Any) -> None:
-        stopped.set()
-
-    previous = {
-        number: signal.signal(number, stop)
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
+    with stop_event() as stopped:
         _watch(settings, stopped, Cluster)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _watch(

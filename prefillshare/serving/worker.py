@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 import logging
 import os
 import socket
-import sys
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -27,6 +24,7 @@ from prefillshare.errors import (
     PrefillShareError,
     RequestError,
 )
+from prefillshare.lifeline import announce, follow_launcher
 from prefillshare.serving.messages import TOKEN_VARIABLE
 
 T = TypeVar("T")
@@ -110,28 +108,20 @@ def listen(role: str, host: str, port: int) -> socket.socket:
 
 
 def serve_app(app: FastAPI, role: str, host: str, port: int) -> None:
-    """Serve until SIGINT or SIGTERM; says where on stdout as one JSON line.
-
-    With PREFILLSHARE_LIFELINE set, the end of stdin (the launcher's death) stops the
-    process too, so that none is left behind.
-    """
+    """Serve until SIGINT, SIGTERM or the launcher's end; announces where."""
     bound = listen(role, host, port)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
-    if os.environ.get("PREFILLSHARE_LIFELINE"):
-        threading.Thread(target=_follow_launcher, args=(server,), daemon=True).start()
+
+    def stop() -> None:
+        server.should_exit = True
+
+    follow_launcher(stop)
     # Who reads the line below may ask at once: the server takes over what waits.
     bound.listen(128)
     shown = f"[{host}]" if ":" in host else host
-    ready = {"role": role, "url": f"http://{shown}:{bound.getsockname()[1]}"}
-    sys.stdout.write(json.dumps(ready) + "\n")
-    sys.stdout.flush()
+    announce(role, f"http://{shown}:{bound.getsockname()[1]}")
     server.run(sockets=[bound])
-
-
-def _follow_launcher(server: uvicorn.Server) -> None:
-    sys.stdin.buffer.read()
-    server.should_exit = True
 
 
 def _limit_threads(threads: int) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import socket
 import subprocess
 import sys
+from urllib.parse import urlsplit
 
 import pytest
 
+from prefillshare.lifeline import LIFELINE_VARIABLE
 from prefillshare.transfer.linkemu.__main__ import main
 
 COMMAND = [sys.executable, "-m", "prefillshare.transfer.linkemu"]
@@ -20,14 +24,29 @@ def test_it_passes_on_until_it_is_interrupted() -> None:
         command = [*COMMAND, where, "--set", "delay=0.001"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
-            port = int(process.stdout.readline().rpartition(":")[2])
-            with socket.create_connection(("127.0.0.1", port)) as near:
+            url = urlsplit(json.loads(process.stdout.readline())["url"])
+            assert url.hostname is not None and url.port is not None
+            with socket.create_connection((url.hostname, url.port)) as near:
                 far, _ = target.accept()
                 with far:
                     near.sendall(b"over")
                     assert far.recv(4, socket.MSG_WAITALL) == b"over"
             process.send_signal(signal.SIGINT)
             assert process.wait(30) == 0
+
+
+def test_it_ends_with_its_launcher() -> None:
+    environment = {**os.environ, LIFELINE_VARIABLE: "1"}
+    with subprocess.Popen(
+        [*COMMAND, "127.0.0.1:9"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert json.loads(process.stdout.readline())["role"] == "link"
+        process.stdin.close()
+        assert process.wait(30) == 0
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,16 @@ from pathlib import Path
 
 from prefillshare.config import load_config
 from prefillshare.errors import ConfigError, PrefillShareError
+from prefillshare.lifeline import announce, follow_launcher
 from prefillshare.transfer.linkemu.relay import LinkEmulator
 from prefillshare.transfer.linkemu.shaper import LinkSettings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run until interrupted; 1 if it cannot listen, 2 for wrong use."""
+    """Run until interrupted, or the launcher's end.
+
+    Exit status: 1 if it cannot listen, 2 for wrong use.
+    """
     arguments = _parser().parse_args(argv)
     host, _, port = arguments.target.rpartition(":")
     target = (host.strip("[]"), int(port) if port.isdecimal() else 0)
@@ -39,10 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def _run(settings: LinkSettings, target: tuple[str, int], port: int) -> None:
+    over, loop = asyncio.Event(), asyncio.get_running_loop()
+    follow_launcher(lambda: loop.call_soon_threadsafe(over.set))
     async with LinkEmulator(settings, target, port=port) as link:
-        sys.stdout.write(f"listening on 127.0.0.1:{link.port}\n")
-        sys.stdout.flush()
-        await asyncio.Event().wait()
+        announce("link", f"tcp://127.0.0.1:{link.port}")
+        await over.wait()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,8 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 
+from prefillshare.errors import ConfigError
 from prefillshare.transfer.linkemu.shaper import LinkSettings, Shaper
-from prefillshare.transfer.tickets.sockets import require_loopback
+from prefillshare.transfer.tcp.sockets import is_loopback
 
 # Small enough that a slow link flows evenly, large enough for a fast one.
 _READ_BYTES = 1 << 16
@@ -77,7 +78,10 @@ class LinkEmulator:
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
-        require_loopback(host)
+        if not is_loopback(host):
+            raise ConfigError(
+                f"host {host!r} is not a loopback address; use 127.0.0.1 or ::1"
+            )
         self._settings, self._target = settings, target
         self._address = (host, port)
         self._tasks: set[asyncio.Task[None]] = set()
