@@ -97,11 +97,15 @@ class GrantEnd:
 
 @dataclass(frozen=True)
 class TransferStats:
-    """What one transfer moved: payload `bytes`, `ranges`, and wall time in seconds."""
+    """What one transfer moved: payload `bytes`, `ranges`, and wall time in seconds.
+
+    `sealed` says that it was encrypted on the way.
+    """
 
     bytes: int
     ranges: int
     seconds: float
+    sealed: bool = False
 
     @property
     def gbps(self) -> float:

@@ -35,6 +35,8 @@ class Pending:
         self._moved = 0
         self._added = 0
         self._ranges = 0
+        # Set by a transport that encrypts this one.
+        self.sealed = False
 
     @property
     def progress(self) -> tuple[int, int]:
@@ -127,7 +129,10 @@ class Pending:
                 return
             self._settled = True
             stats = TransferStats(
-                self._moved, self._ranges, time.monotonic() - self._begin
+                self._moved,
+                self._ranges,
+                time.monotonic() - self._begin,
+                self.sealed,
             )
             outcome = (self._cause or error) if error else None
         # Callbacks run here, so no lock is held.

@@ -87,6 +87,7 @@ class AgentTransfer(Pending):
     def end(self, body: Mapping[str, Any]) -> None:
         """What the agent says of the end."""
         self.count(int(body["moved"]))
+        self.sealed = bool(body.get("sealed"))
         self.settle(error_from(body["error"]) if "error" in body else None)
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Mapping
 
 from prefillshare.errors import ConfigError, TransferError
 from prefillshare.transfer.agent.space import Space
@@ -24,12 +25,20 @@ _log = logging.getLogger(__name__)
 class Agent:
     """Serves the workers of one user on a Unix socket.
 
-    The engine, over any transport, and the arena are its own from here on. Raises
+    The engine, over any transport, and the arena are its own from here on. `routes`
+    has addresses of peers that are reached by another, see `AgentSettings`. Raises
     `ConfigError` if the path is taken.
     """
 
-    def __init__(self, path: str, engine: Engine, arena: Arena) -> None:
+    def __init__(
+        self,
+        path: str,
+        engine: Engine,
+        arena: Arena,
+        routes: Mapping[str, str] | None = None,
+    ) -> None:
         self.path, self.engine, self.arena = path, engine, arena
+        self._routes = dict(routes or {})
         self.region = engine.register(arena.view)
         self._space = Space(arena.size)
         self._lock = threading.Lock()
@@ -71,7 +80,7 @@ class Agent:
         with self._lock:
             found = self._links.get(address)
         if found is None or check:
-            made = self.engine.connect(address, timeout)
+            made = self.engine.connect(self._routes.get(address, address), timeout)
             with self._lock:
                 found = self._links.setdefault(address, made)
             if found is not made:

@@ -171,7 +171,7 @@ class Worker:
     def _over(self, number: int, transfer: Transfer) -> None:
         told: dict[str, Any] = {"over": number, "moved": transfer.progress[0]}
         try:
-            told["seconds"] = transfer.wait(0).seconds
+            told["sealed"] = transfer.wait(0).sealed
         except Exception as error:
             told["error"] = error_to(error)
         self._tell(told)

@@ -42,12 +42,12 @@ class TcpTransfer(Pending):
     ) -> None:
         super().__init__()
         self._session, self._grant, self.region = session, grant, region
-        self._sealed = session.agreed.sealed
-        self._key = secrets.token_bytes(KEY_BYTES) if self._sealed else bytes(KEY_BYTES)
+        self.sealed = session.agreed.sealed
+        self._key = secrets.token_bytes(KEY_BYTES) if self.sealed else bytes(KEY_BYTES)
         writing = grant.access == "write"
         kind = Whole if whole else Sending if writing else Receiving
         slice_bytes = session.settings.slice_bytes
-        guard = guard_of(self._sealed, self._key, from_lender=not writing)
+        guard = guard_of(self.sealed, self._key, from_lender=not writing)
         self.end: End = kind(number, region.memory, slice_bytes, guard, self._over)
         self._covered = Covered()
         self._due = session.timer.after(timeout, lambda: self._expire(timeout))

@@ -1,0 +1,46 @@
+"""Settings of a host's agent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, field_validator
+
+from prefillshare.config import Config
+from prefillshare.transfer.secure.contexts import SecuritySettings
+from prefillshare.transfer.tcp.settings import TcpSettings
+from prefillshare.transfer.tcp.sockets import parse_address
+
+
+class AgentSettings(Config):
+    """What the agent of one host owns, and how it is reached.
+
+    Attributes:
+        socket: the Unix socket on which the workers of this host find it.
+        listen: where agents of other hosts do, `tcp://HOST:PORT`; port 0 takes a free
+            one. Off loopback it needs `security`.
+        arena_bytes: memory that it shares with the workers.
+        routes: addresses of peers, as their grants name them, that are reached by
+            another: a relay, or a forwarded port. Who answers there must still be the
+            engine that the grant names, with a certificate if there are any.
+    """
+
+    socket: Path
+    listen: str = "tcp://127.0.0.1:0"
+    arena_bytes: int = Field(ge=1)
+    tcp: TcpSettings = TcpSettings()
+    security: SecuritySettings | None = None
+    routes: dict[str, str] = {}
+
+    @field_validator("listen")
+    @classmethod
+    def _one_address(cls, listen: str) -> str:
+        parse_address(listen)
+        return listen
+
+    @field_validator("routes")
+    @classmethod
+    def _addresses(cls, routes: dict[str, str]) -> dict[str, str]:
+        for address in (*routes, *routes.values()):
+            parse_address(address)
+        return routes
