@@ -42,7 +42,8 @@ def _ours() -> str:
         "handed over then; what that costs is in no figure. Each is of the whole "
         "buffer: which block goes where travels inside of the clocked time. Every "
         "transfer carries a note, which the receiver is told once all bytes are in "
-        "place and verified; the receiver saw all of them."
+        "place and verified; the receiver saw all of them. With an agent, a process "
+        "beside each of the two has the engine, and the memory is shared with it."
     )
 
 
@@ -62,10 +63,11 @@ def _others() -> str:
 def _costs() -> str:
     return (
         "CPU seconds are user and system time of both processes, with all of their "
-        "threads and of processes they started, over the clocked transfer: ours and "
-        "the bare socket's to the microsecond of each process, plus the two messages "
-        "that ask for them; a peer's from the kernel's tick counters, read by its own "
-        "initiator around the clocked part, good to about 20 ms a process. What the "
+        "threads and of processes they started, over the clocked transfer: of ours "
+        "and of the bare socket's two processes to the microsecond, the messages that "
+        "ask for them included; of agents from the kernel's counters of ticks, and so "
+        "of a peer's processes, which its initiator reads around the clocked part: "
+        "good to about 20 ms a process. What the "
         "kernel does in interrupts is in it as far as it is charged to them. Extra "
         "memory is the most that the receiving process had resident during the "
         "clocked transfer, less what it had right before, its buffer included. The "
