@@ -196,8 +196,7 @@ class Listener:
             raise TransferRefused("a stream of no session")
         tune(sock, self._settings.buffer_bytes, self._settings.dead_seconds)
         sock.settimeout(None)
-        sock.sendall(dial.WELCOME)
-        session.attach(number, sock)
+        session.attach(number, sock, dial.WELCOME)
         return True
 
 

@@ -121,11 +121,12 @@ class Session:
             while True:
                 self._channel.send(self._outbox.popleft())
 
-    def attach(self, number: int, sock: socket.socket) -> None:
+    def attach(self, number: int, sock: socket.socket, welcome: bytes = b"") -> None:
         """Carry slices over a connected socket, whose numbers go up.
 
-        Raises `TransferBroken` if the session is over, `TransferRefused` for a number
-        that was there before.
+        `welcome` is sent first, once the stream is sure to be taken: the peer makes the
+        next one only then. Raises `TransferBroken` if the session is over,
+        `TransferRefused` for a number that was there before, `OSError`.
         """
         with self._lock:
             if self._failure is not None:
@@ -133,6 +134,7 @@ class Session:
             if number <= self._newest:
                 raise TransferRefused(f"stream {number} comes after {self._newest}")
             self._newest = number
+            sock.sendall(welcome)
             stream = Stream(number, sock, self.board, self._pacer, self._lost)
             self._streams[number] = stream
             stream.start()
