@@ -24,11 +24,14 @@ class BlockPool:
         memory: all blocks, uint8 `[num_blocks, bytes_per_block]`.
     """
 
-    def __init__(self, num_blocks: int, bytes_per_block: int) -> None:
-        """Reserve the memory; the system commits its pages on first use.
+    def __init__(
+        self, num_blocks: int, bytes_per_block: int, memory: memoryview | None = None
+    ) -> None:
+        """Lay the pool over `memory`, or reserve some, whose pages come on first use.
 
         Raises:
-            ValueError: `num_blocks` or `bytes_per_block` is below 1.
+            ValueError: `num_blocks` or `bytes_per_block` is below 1, or `memory` is
+                not of that size, writable and contiguous.
         """
         if num_blocks < 1 or bytes_per_block < 1:
             raise ValueError(
@@ -37,7 +40,7 @@ class BlockPool:
             )
         self.num_blocks = num_blocks
         self.bytes_per_block = bytes_per_block
-        self.memory = torch.empty((num_blocks, bytes_per_block), dtype=torch.uint8)
+        self.memory = _laid_over(memory, num_blocks, bytes_per_block)
         self._array = self.memory.numpy()
         self._refcounts = [0] * num_blocks
         # A stack: the block freed last is handed out first, so that a lightly used
@@ -164,3 +167,14 @@ class BlockPool:
     def _check_held(self, block: int) -> None:
         if self.refcount(block) == 0:
             raise ValueError(f"block {block} is free: allocate it first")
+
+
+def _laid_over(memory: memoryview | None, blocks: int, size: int) -> torch.Tensor:
+    if memory is None:
+        return torch.empty((blocks, size), dtype=torch.uint8)
+    if memory.readonly or not memory.c_contiguous or memory.nbytes != blocks * size:
+        raise ValueError(
+            f"{blocks} blocks of {size} bytes need {blocks * size} writable and "
+            f"contiguous bytes, not these {memory.nbytes}"
+        )
+    return torch.frombuffer(memory, dtype=torch.uint8).view(blocks, size)

@@ -116,10 +116,6 @@ class KVFormat:
         size = self.torch_dtype.itemsize
         return layout.elements_per_token * self.block_tokens * size
 
-    def slice_bytes(self, layout: KVLayout) -> int:
-        """Bytes of one slice: one attention layer's keys and values of one block."""
-        return self.bytes_per_block(layout) // len(layout.attention_layers)
-
     def blocks(self, tokens: int) -> int:
         """Blocks that hold `tokens` tokens, the last one possibly partial."""
         return -(-tokens // self.block_tokens)

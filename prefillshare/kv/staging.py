@@ -16,13 +16,19 @@ class Staging:
     Args:
         blocks: how many there are, each of `form.block_tokens` tokens.
         setting: what configures that number, for messages.
+        memory: where they lie, see `BlockPool`.
     """
 
     def __init__(
-        self, layout: KVLayout, form: KVFormat, blocks: int, setting: str
+        self,
+        layout: KVLayout,
+        form: KVFormat,
+        blocks: int,
+        setting: str,
+        memory: memoryview | None = None,
     ) -> None:
         self.layout, self.form = layout, form
-        self.pool = BlockPool(blocks, form.bytes_per_block(layout))
+        self.pool = BlockPool(blocks, form.bytes_per_block(layout), memory)
         self._setting = setting
 
     def allocate(self, tokens: int) -> list[int]:
@@ -56,10 +62,6 @@ class Staging:
         """The cache of `tokens` tokens that `blocks` hold, copied."""
         views = [self.pool.view(block) for block in blocks]
         return read_blocks(views, tokens, self.layout, self.form)
-
-    def buffers(self, blocks: Sequence[int]) -> list[memoryview]:
-        """The blocks' bytes, to be sent from or received into."""
-        return [self.pool.buffer(block) for block in blocks]
 
     def free(self, blocks: Sequence[int]) -> None:
         """Give blocks back."""

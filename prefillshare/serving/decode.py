@@ -1,4 +1,4 @@
-"""The decode worker: fetches a prompt's cache and generates from it."""
+"""The decode worker: pulls a prompt's cache and generates from it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fastapi.responses import StreamingResponse
 from prefillshare.errors import IdentityError, PrefillShareError
 from prefillshare.kv.cache import KVCache
 from prefillshare.kv.identity import ModelId
-from prefillshare.kv.staging import Staging
 from prefillshare.models.decoder import Decoder
 from prefillshare.models.loading import embeddings_of, load_model, model_layout
 from prefillshare.models.prefill import PrefillModule
 from prefillshare.models.record import DecoderRecord
 from prefillshare.serving.bridging import HandOff, hand_off_of, weights_of
 from prefillshare.serving.engine import PrefillEngine
+from prefillshare.serving.host import Host
 from prefillshare.serving.inbox import Inbox
 from prefillshare.serving.messages import (
     DecodeEvent,
@@ -29,31 +29,35 @@ from prefillshare.serving.messages import (
 )
 from prefillshare.serving.settings import DecoderSettings, ServeSettings
 from prefillshare.serving.worker import ComputeThread, worker_app
-from prefillshare.transfer.tickets.tcp import TcpImporter
 
 Emit = Callable[[DecodeEvent | None], None]
 
 
 class DecodeWorker:
-    """One decoder. Requests are decoded one after the other."""
+    """One decoder. Requests are decoded one after the other.
 
-    def __init__(self, settings: ServeSettings, name: str) -> None:
+    The host, which only a decoder on a shared prefill needs, is its own from here on.
+    """
+
+    def __init__(self, settings: ServeSettings, name: str, host: Host | None) -> None:
+        self.host = host
         self.settings, self.form = settings, settings.kv_format
         self.base_id = ModelId.from_directory(settings.model)
         self.decoder, self.hand_off = self._load(settings.decoder(name))
         self.compute = ComputeThread(settings.threads)
-        self.importer = TcpImporter()
         self.own: PrefillEngine | None = None
         self.inboxes: dict[ModelId, Inbox] = {}
         if self.decoder.record.prefill == "own":
             self.own = self._own_engine()
         else:
-            self.inboxes = self._make_inboxes()
+            assert host is not None, "caches are pulled through it"
+            self.inboxes = self._make_inboxes(host)
         self.totals: dict[str, float] = {
             "requests": 0,
             "computed_tokens": 0,
             "generated_tokens": 0,
             "bytes_moved": 0,
+            "bytes_sealed": 0,
             "transfer_seconds": 0.0,
         }
 
@@ -104,10 +108,7 @@ class DecodeWorker:
         self.own.release(prefilled)
         computed = prefilled.tokens - prefilled.cached_tokens + rest
         return cache, DecodeFigures(
-            computed_tokens=computed,
-            cached_tokens=prefilled.cached_tokens,
-            bytes_moved=0,
-            transfer_seconds=0.0,
+            computed_tokens=computed, cached_tokens=prefilled.cached_tokens
         )
 
     def _fetch(
@@ -121,6 +122,7 @@ class DecodeWorker:
             computed_tokens=rest,
             cached_tokens=reply.cached_tokens,
             bytes_moved=stats.bytes,
+            bytes_sealed=stats.bytes if stats.sealed else 0,
             transfer_seconds=stats.seconds,
         )
 
@@ -145,7 +147,7 @@ class DecodeWorker:
             )
         return request.bridge.source_tokens if request.bridge else request.boundary
 
-    def _make_inboxes(self) -> dict[ModelId, Inbox]:
+    def _make_inboxes(self, host: Host) -> dict[ModelId, Inbox]:
         """One for caches as the prefill module makes them, one for bridged ones."""
         layouts = {self.base_id: model_layout(self.settings.model)}
         if self.hand_off is not None:
@@ -154,11 +156,7 @@ class DecodeWorker:
             layout.require_blocks()
         timeout, blocks = self.settings.transfer_timeout, self.settings.decode_blocks
         return {
-            model_id: Inbox(
-                Staging(layout, self.form, blocks, "decode_blocks"),
-                self.importer,
-                timeout,
-            )
+            model_id: Inbox(layout, self.form, blocks, host, timeout)
             for model_id, layout in layouts.items()
         }
 
@@ -186,15 +184,23 @@ class DecodeWorker:
 
     def _count(self, figures: DecodeFigures) -> None:
         self.totals["requests"] += 1
-        self.totals["computed_tokens"] += figures.computed_tokens
-        self.totals["bytes_moved"] += figures.bytes_moved
-        self.totals["transfer_seconds"] += figures.transfer_seconds
+        for name, value in figures.model_dump().items():
+            if name in self.totals:
+                self.totals[name] += value
+
+    def close(self) -> None:
+        """Finish what is queued and give the host's memory back."""
+        self.compute.close()
+        if self.host is not None:
+            self.host.close()
 
 
 def decode_app(settings: ServeSettings, name: str) -> FastAPI:
     """The worker's HTTP interface."""
-    worker = DecodeWorker(settings, name)
-    app = worker_app(worker.compute.close)
+    record = DecoderRecord.load(settings.decoder(name).path)
+    host = Host(settings.agent) if record.prefill == "shared" else None
+    worker = DecodeWorker(settings, name, host)
+    app = worker_app(worker.close)
 
     @app.post("/decode")
     async def decode(request: DecodeRequest) -> StreamingResponse:

@@ -36,16 +36,21 @@ class PrefillEngine:
     """One prefill module with its block pool. Not thread-safe: one thread owns it."""
 
     def __init__(
-        self, module: PrefillModule, model_id: ModelId, form: KVFormat, blocks: int
+        self,
+        module: PrefillModule,
+        model_id: ModelId,
+        form: KVFormat,
+        blocks: int,
+        memory: memoryview | None = None,
     ) -> None:
-        """Reserve a pool of `blocks` blocks.
+        """Make a pool of `blocks` blocks, over `memory` if it is given.
 
         Raises:
             UnsupportedModelError: blocks cannot hold the module's cache.
         """
         module.layout.require_blocks()
         self.module, self.model_id, self.form = module, model_id, form
-        self.pool = BlockPool(blocks, form.bytes_per_block(module.layout))
+        self.pool = BlockPool(blocks, form.bytes_per_block(module.layout), memory)
         self.index = PrefixIndex(self.pool, form.block_tokens)
         self.counters = PrefillCounters()
 

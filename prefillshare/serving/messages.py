@@ -6,6 +6,8 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from prefillshare.transfer.base import Grant
+
 TOKEN_VARIABLE = "PREFILLSHARE_WORKER_TOKEN"  # noqa: S105
 
 
@@ -66,13 +68,16 @@ class PrefillRequest(Message):
 
 
 class PrefillReply(Message):
-    """Where the cache can be fetched, and what it took to make it.
+    """Leave to read the cache, once, and what it took to make it.
 
-    `cached_tokens` came from the prefix cache; the rest was computed. A bridged cache
-    has the `model_id` of `ModelId.bridged` and the decoder's number of `tokens`.
+    The grant is for `blocks` blocks, one behind the other. `cached_tokens` came from
+    the prefix cache; the rest was computed. A bridged cache has the `model_id` of
+    `ModelId.bridged` and the decoder's number of `tokens`.
     """
 
-    ticket: dict[str, Any]
+    grant: Grant
+    blocks: int = Field(ge=1)
+    bytes_per_block: int = Field(ge=1)
     tokens: int
     cached_tokens: int
     model_id: str
@@ -112,12 +117,16 @@ class DecodeRequest(Message):
 
 
 class DecodeFigures(Message):
-    """`computed_tokens` are the prompt positions that the decoder computed itself."""
+    """`computed_tokens` are the prompt positions that the decoder computed itself.
+
+    Of `bytes_moved`, `bytes_sealed` were encrypted on the way.
+    """
 
     computed_tokens: int
     cached_tokens: int
-    bytes_moved: int
-    transfer_seconds: float
+    bytes_moved: int = 0
+    bytes_sealed: int = 0
+    transfer_seconds: float = 0.0
 
 
 class DecodeEvent(Message):

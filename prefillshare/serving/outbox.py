@@ -1,4 +1,4 @@
-"""What a prefill worker holds for a transfer, and caches that it bridges first."""
+"""What a prefill worker lends for a transfer, and caches that it bridges first."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from prefillshare.kv.cache import KVCache
 from prefillshare.kv.identity import ModelId
-from prefillshare.kv.layout import KVFormat, KVLayout
+from prefillshare.kv.layout import KVFormat
 from prefillshare.kv.staging import Staging
 from prefillshare.serving.bridging import HandOff, hand_off_of
+from prefillshare.serving.host import Host, PoolMemory
 from prefillshare.serving.messages import BridgeOrder
 from prefillshare.serving.settings import ServeSettings
 
@@ -18,8 +19,8 @@ from prefillshare.serving.settings import ServeSettings
 class Held:
     """A cache in blocks, held until `release` is called on the compute thread."""
 
-    buffers: list[memoryview]
-    layout: KVLayout
+    memory: PoolMemory
+    blocks: list[int]
     model_id: ModelId
     tokens: int
     cached_tokens: int
@@ -29,9 +30,14 @@ class Held:
 class Outbox:
     """Bridged caches of one decoder, until they were fetched."""
 
-    def __init__(self, hand_off: HandOff, form: KVFormat, blocks: int) -> None:
+    def __init__(
+        self, hand_off: HandOff, form: KVFormat, blocks: int, host: Host
+    ) -> None:
         self._hand_off = hand_off
-        self.staging = Staging(hand_off.layout, form, blocks, "decode_blocks")
+        self._memory = host.pool(blocks, form.bytes_per_block(hand_off.layout))
+        self.staging = Staging(
+            hand_off.layout, form, blocks, "decode_blocks", self._memory.view
+        )
 
     @property
     def held_blocks(self) -> int:
@@ -48,8 +54,8 @@ class Outbox:
         made = self._hand_off.carry(cache, order)
         blocks = self.staging.write(made)
         return Held(
-            self.staging.buffers(blocks),
-            self.staging.layout,
+            self._memory,
+            blocks,
             self._hand_off.made_id,
             made.tokens,
             cached_tokens,
@@ -57,11 +63,14 @@ class Outbox:
         )
 
 
-def outboxes_of(settings: ServeSettings, base_id: ModelId) -> dict[str, Outbox]:
+def outboxes_of(
+    settings: ServeSettings, base_id: ModelId, host: Host
+) -> dict[str, Outbox]:
     """By the bridge's digest, of every decoder that reads through one."""
-    found = (hand_off_of(d, base_id, settings.kv_format) for d in settings.decoders)
+    form, blocks = settings.kv_format, settings.decode_blocks
+    found = (hand_off_of(d, base_id, form) for d in settings.decoders)
     return {
-        hand_off.digest: Outbox(hand_off, settings.kv_format, settings.decode_blocks)
+        hand_off.digest: Outbox(hand_off, form, blocks, host)
         for hand_off in found
         if hand_off is not None
     }

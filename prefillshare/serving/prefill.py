@@ -1,58 +1,65 @@
-"""The prefill worker: computes caches and exports them for transfer."""
+"""The prefill worker: computes caches and lends them for a transfer."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Path
 
 from prefillshare.errors import IdentityError
 from prefillshare.kv.identity import ModelId
 from prefillshare.models.loading import load_model
 from prefillshare.models.prefill import PrefillModule
 from prefillshare.serving.engine import PrefillEngine
+from prefillshare.serving.host import Host
 from prefillshare.serving.messages import BridgeOrder, PrefillReply, PrefillRequest
 from prefillshare.serving.outbox import Held, Outbox, outboxes_of
 from prefillshare.serving.settings import ServeSettings
 from prefillshare.serving.worker import ComputeThread, worker_app
-from prefillshare.transfer.tickets.tcp import TcpExporter
+
+GrantId = Annotated[str, Path(pattern="^[0-9a-f]{32}$")]
 
 
 class PrefillWorker:
-    """Owns the engine, its thread and the exporter."""
+    """Owns the engine and its thread, and the host from here on."""
 
-    def __init__(self, settings: ServeSettings) -> None:
-        self.form = settings.kv_format
+    def __init__(self, settings: ServeSettings, host: Host) -> None:
+        self.form, self.host = settings.kv_format, host
+        # A cache waits while its decode worker answers earlier requests.
+        self.lease_seconds = settings.request_timeout
         model = load_model(settings.model, self.form.torch_dtype)
         module = PrefillModule(model, chunk_tokens=settings.chunk_tokens)
         model_id = ModelId.from_directory(settings.model)
+        module.layout.require_blocks()
+        blocks = settings.prefill_blocks
+        self.memory = host.pool(blocks, self.form.bytes_per_block(module.layout))
         self.engine = PrefillEngine(
-            module, model_id, self.form, settings.prefill_blocks
+            module, model_id, self.form, blocks, self.memory.view
         )
-        self.outboxes = outboxes_of(settings, model_id)
+        self.outboxes = outboxes_of(settings, model_id, host)
         self.compute = ComputeThread(settings.threads)
-        # A fetch waits while its decode worker answers earlier requests.
-        self.exporter = TcpExporter(
-            settings.host, lease_seconds=settings.request_timeout
-        )
 
     async def prefill(self, request: PrefillRequest) -> PrefillReply:
-        """Prefill and export; the blocks are held until they were fetched."""
+        """Prefill and lend; the blocks are held until they were read."""
         self.engine.model_id.require(ModelId(request.model_id), "the request")
-        held = await self.compute.run(lambda: self._hold(request))
+        return await self.compute.run(lambda: self._lend(self._hold(request)))
 
+    def _lend(self, held: Held) -> PrefillReply:
         def release() -> None:
             # Called on a transfer thread; the blocks belong to the compute thread.
             self.compute.submit(held.release)
 
         try:
-            size = self.form.slice_bytes(held.layout)
-            ticket = self.exporter.export(held.buffers, release, size)
+            grant = self.host.lend(
+                held.memory, held.blocks, release, self.lease_seconds
+            )
         except BaseException:
-            release()
+            held.release()
             raise
         return PrefillReply(
-            ticket=ticket.to_dict(),
+            grant=grant,
+            blocks=len(held.blocks),
+            bytes_per_block=held.memory.bytes_per_block,
             tokens=held.tokens,
             cached_tokens=held.cached_tokens,
             model_id=held.model_id.digest,
@@ -64,8 +71,8 @@ class PrefillWorker:
         prefilled = self.engine.prefill(request.token_ids, request.tenant)
         if outbox is None or request.bridge is None:
             return Held(
-                [self.engine.pool.buffer(block) for block in prefilled.blocks],
-                self.engine.module.layout,
+                self.memory,
+                prefilled.blocks,
                 self.engine.model_id,
                 prefilled.tokens,
                 prefilled.cached_tokens,
@@ -95,18 +102,19 @@ class PrefillWorker:
             "free_blocks": pool.free_blocks,
             "indexed_blocks": len(self.engine.index),
             "bridged_blocks": sum(x.held_blocks for x in self.outboxes.values()),
-            "bytes_sent": self.exporter.bytes_sent,
+            "bytes_sent": self.host.bytes_sent,
         }
 
     def close(self) -> None:
-        """End transfers first: their releases are queued on the compute thread."""
-        self.exporter.close()
+        """End loans first: their releases are queued on the compute thread."""
+        self.host.end_loans()
         self.compute.close()
+        self.host.close()
 
 
 def prefill_app(settings: ServeSettings) -> FastAPI:
     """The worker's HTTP interface."""
-    worker = PrefillWorker(settings)
+    worker = PrefillWorker(settings, Host(settings.agent))
     app = worker_app(worker.close)
 
     @app.post("/prefill")
@@ -114,8 +122,8 @@ def prefill_app(settings: ServeSettings) -> FastAPI:
         return await worker.prefill(request)
 
     @app.delete("/transfers/{transfer_id}")
-    async def cancel(transfer_id: str) -> dict[str, str]:
-        worker.exporter.cancel(transfer_id)
+    def cancel(transfer_id: GrantId) -> dict[str, str]:
+        worker.host.withdraw(transfer_id)
         return {"status": "cancelled"}
 
     @app.get("/stats")

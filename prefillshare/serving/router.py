@@ -177,9 +177,9 @@ class Router:
         yield Piece(text.rest(), finish)
 
     async def _cancel(self, reply: PrefillReply) -> None:
-        """Free an export that was perhaps not fetched; its lease ends it otherwise."""
+        """Free a loan that was perhaps not used; its lease ends it otherwise."""
         try:
-            await self.prefiller.cancel(str(reply.ticket["transfer_id"]))
+            await self.prefiller.cancel(reply.grant.grant_id)
         except WorkerError:
             pass
 

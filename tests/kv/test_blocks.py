@@ -99,6 +99,30 @@ def test_view_and_buffer_are_the_same_memory() -> None:
     assert pool.view(second).data_ptr() - pool.memory.data_ptr() == 4 * second
 
 
+def test_a_pool_over_given_memory_is_that_memory() -> None:
+    given = bytearray(14)
+    pool = BlockPool(3, 4, memoryview(given)[1:13])
+    first, second = pool.allocate(2)
+    pool.view(first).fill_(7)
+    pool.buffer(second)[:] = b"abcd"
+    assert (first, second) == (0, 1)
+    assert given == b"\0" + b"\7" * 4 + b"abcd" + bytes(5)
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [
+        memoryview(bytes(12)),
+        memoryview(bytearray(13)),
+        memoryview(bytearray(24))[::2],
+    ],
+    ids=["read-only", "larger", "scattered"],
+)
+def test_memory_that_cannot_be_a_pool_is_refused(memory: memoryview) -> None:
+    with pytest.raises(ValueError, match="3 blocks of 4 bytes need 12 writable"):
+        BlockPool(3, 4, memory)
+
+
 def test_digest_follows_the_bytes() -> None:
     pool = BlockPool(2, 4)
     (block,) = pool.allocate(1)

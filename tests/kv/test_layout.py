@@ -110,4 +110,3 @@ def test_blocks_take_a_window(architecture: Architecture) -> None:
     layout.require_blocks()
     form = KVFormat("float32", 16)
     assert form.bytes_per_block(layout) == 16 * layout.bytes_per_token(torch.float32)
-    assert 2 * form.slice_bytes(layout) == form.bytes_per_block(layout)

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,38 +10,13 @@ import pytest
 
 from prefillshare.cli import main
 from prefillshare.errors import CapacityError, TransferBroken
-from prefillshare.lifeline import LIFELINE_VARIABLE
 from prefillshare.transfer.agent.client import AgentEngine
+from tests.serving.agents import SIZE, agent_process
 from tests.transfer.pairs import SECONDS, noise
-
-SIZE = 1 << 20
-
-
-@contextmanager
-def agent(folder: Path, *more: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The process, and the address that it announces."""
-    settings = [f"socket={folder / 'socket'}", f"arena_bytes={SIZE}", *more]
-    command = [sys.executable, "-m", "prefillshare", "serve", "agent"]
-    command += [word for each in settings for word in ("--set", each)]
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, LIFELINE_VARIABLE: "1"},
-    ) as process:
-        try:
-            assert process.stdout is not None
-            ready = json.loads(process.stdout.readline())
-            assert ready["role"] == "agent"
-            yield process, ready["url"]
-        finally:
-            if process.poll() is None:
-                process.kill()
 
 
 def test_workers_move_bytes_through_it(tmp_path: Path) -> None:
-    with agent(tmp_path, "tcp.slice_bytes=65536") as (process, address):
+    with agent_process(tmp_path, "tcp.slice_bytes=65536") as (process, address):
         lender, mover = (AgentEngine(str(tmp_path / "socket")) for _ in range(2))
         try:
             assert lender.address == address
@@ -72,7 +41,7 @@ def test_workers_move_bytes_through_it(tmp_path: Path) -> None:
 
 
 def test_it_ends_with_its_launcher(tmp_path: Path) -> None:
-    with agent(tmp_path) as (process, _):
+    with agent_process(tmp_path) as (process, _):
         assert process.stdin is not None
         process.stdin.close()
         assert process.wait(30) == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from prefillshare.models.prefill import PrefillModule
 from prefillshare.models.tiny import Architecture, save_tiny_model
 from prefillshare.serving.decode import DecodeWorker
 from prefillshare.serving.engine import PrefillEngine
+from prefillshare.serving.host import Host
 from prefillshare.serving.launcher import Cluster
 from prefillshare.serving.messages import (
     DecodeEvent,
@@ -66,7 +67,9 @@ def directory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     )
 
 
-def test_a_window_is_served_over_a_socket(directory: Path, tmp_path: Path) -> None:
+def test_a_window_is_served_over_a_socket(
+    directory: Path, tmp_path: Path, new_host: Callable[[], Host]
+) -> None:
     model = load_model(directory, torch.float64)
     decoder = make_decoder(model, ModelId.from_directory(directory))
     decoder.save(tmp_path / "shipping")
@@ -74,7 +77,8 @@ def test_a_window_is_served_over_a_socket(directory: Path, tmp_path: Path) -> No
     events: list[DecodeEvent | None] = []
 
     async def serve() -> None:
-        prefiller, worker = PrefillWorker(settings), DecodeWorker(settings, "shipping")
+        prefiller = PrefillWorker(settings, new_host())
+        worker = DecodeWorker(settings, "shipping", new_host())
         try:
             reply = await prefiller.prefill(
                 PrefillRequest(
@@ -86,7 +90,7 @@ def test_a_window_is_served_over_a_socket(directory: Path, tmp_path: Path) -> No
             worker.decode(decode_request(reply), events.append, threading.Event())
         finally:
             prefiller.close()
-            worker.compute.close()
+            worker.close()
 
     anyio.run(serve)
     tokens = [e.token for e in events if e is not None and e.token is not None]
@@ -145,4 +149,4 @@ def test_a_decode_worker_refuses_a_recurrent_state(tmp_path: Path) -> None:
     make_decoder(model, ModelId.from_directory(directory)).save(tmp_path / "shipping")
     settings = serve_settings(directory, {"shipping": tmp_path / "shipping"})
     with pytest.raises(UnsupportedModelError, match="recurrent.*cannot be served"):
-        DecodeWorker(settings, "shipping")
+        DecodeWorker(settings, "shipping", None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from prefillshare.errors import IdentityError
 from prefillshare.kv.identity import ModelId
 from prefillshare.models.prefill import PrefillModule
 from prefillshare.serving.decode import DecodeWorker
+from prefillshare.serving.host import Host
 from prefillshare.serving.messages import (
     DecodeEvent,
     DecodeRequest,
@@ -29,11 +30,14 @@ from tests.serving.service import serve_settings
 IDS = list(range(10, 110))
 
 
+NewHost = Callable[[], Host]
+
+
 @asynccontextmanager
 async def prefilled(
-    directory: Path, decoders: dict[str, Path]
+    directory: Path, decoders: dict[str, Path], new_host: NewHost
 ) -> AsyncIterator[tuple[PrefillWorker, PrefillReply]]:
-    worker = PrefillWorker(serve_settings(directory, decoders))
+    worker = PrefillWorker(serve_settings(directory, decoders), new_host())
     try:
         request = PrefillRequest(
             request_id="r", model_id=worker.engine.model_id.digest, token_ids=IDS[:-1]
@@ -45,11 +49,12 @@ async def prefilled(
 
 @pytest.fixture
 def decode_worker(
-    tiny_directory: Path, decoders: dict[str, Path]
+    tiny_directory: Path, decoders: dict[str, Path], new_host: NewHost
 ) -> Iterator[DecodeWorker]:
-    worker = DecodeWorker(serve_settings(tiny_directory, decoders), "shipping")
+    settings = serve_settings(tiny_directory, decoders)
+    worker = DecodeWorker(settings, "shipping", new_host())
     yield worker
-    worker.compute.close()
+    worker.close()
     for inbox in worker.inboxes.values():
         pool = inbox.staging.pool
         pool.check_integrity()
@@ -71,6 +76,7 @@ def test_ids_equal_and_only_the_boundary_token_is_computed(
     tiny_directory: Path,
     decoders: dict[str, Path],
     decode_worker: DecodeWorker,
+    new_host: NewHost,
     tiny_model: PreTrainedModel,
 ) -> None:
     widths: list[int] = []
@@ -81,7 +87,7 @@ def test_ids_equal_and_only_the_boundary_token_is_computed(
     events: list[DecodeEvent | None] = []
 
     async def serve() -> None:
-        async with prefilled(tiny_directory, decoders) as (_, reply):
+        async with prefilled(tiny_directory, decoders, new_host) as (_, reply):
             request = decode_request(reply)
             decode_worker.decode(request, events.append, threading.Event())
 
@@ -97,10 +103,13 @@ def test_ids_equal_and_only_the_boundary_token_is_computed(
 
 
 def test_the_cache_arrives_byte_for_byte(
-    tiny_directory: Path, decoders: dict[str, Path], decode_worker: DecodeWorker
+    tiny_directory: Path,
+    decoders: dict[str, Path],
+    decode_worker: DecodeWorker,
+    new_host: NewHost,
 ) -> None:
     async def serve() -> None:
-        async with prefilled(tiny_directory, decoders) as (prefiller, reply):
+        async with prefilled(tiny_directory, decoders, new_host) as (prefiller, reply):
             # The same computation once more: bit-equal, being of the same shapes.
             sent = prefiller.engine.module.prefill(IDS[:-1])
             received, figures = decode_worker._prompt_cache(decode_request(reply))
@@ -124,16 +133,19 @@ def test_the_cache_arrives_byte_for_byte(
         {"model_id": "0" * 64},
         {"tokens": 98},
         {"kv_format": {"dtype": "float32", "block_tokens": 16, "encoding": "raw"}},
+        {"blocks": 6},
+        {"bytes_per_block": 8},
     ],
 )
 def test_a_foreign_cache_is_refused_by_name(
     tiny_directory: Path,
     decoders: dict[str, Path],
     decode_worker: DecodeWorker,
+    new_host: NewHost,
     change: dict[str, object],
 ) -> None:
     async def serve() -> None:
-        async with prefilled(tiny_directory, decoders) as (_, reply):
+        async with prefilled(tiny_directory, decoders, new_host) as (_, reply):
             request = decode_request(reply.model_copy(update=change))
             with pytest.raises(IdentityError, match="offered cache"):
                 decode_worker._prompt_cache(request)
@@ -148,4 +160,4 @@ def test_a_decoder_of_another_module_does_not_start(
     make_decoder(tiny_model, foreign).save(tmp_path / "foreign")
     settings = serve_settings(tiny_directory, {"foreign": tmp_path / "foreign"})
     with pytest.raises(IdentityError, match="ffffffffffff"):
-        DecodeWorker(settings, "foreign")
+        DecodeWorker(settings, "foreign", None)

@@ -9,6 +9,11 @@ from prefillshare.errors import CapacityError
 _PAGE = 4096
 
 
+def whole_pages(size: int) -> int:
+    """Bytes that an allocation of `size` takes."""
+    return -(-size // _PAGE) * _PAGE
+
+
 class Space:
     """First-fit allocation of whole pages; not safe for concurrent use."""
 
@@ -24,7 +29,7 @@ class Space:
 
     def allocate(self, size: int) -> int:
         """The first byte of `size` free ones; `CapacityError` if there are none."""
-        need = -(-size // _PAGE) * _PAGE
+        need = whole_pages(size)
         first = 0
         for low, high in [*self._taken, (self._size, self._size)]:
             if low - first >= need:

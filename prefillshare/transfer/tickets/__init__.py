@@ -1,1 +1,0 @@
-"""Hand-off of one export to one fetcher, by ticket."""
