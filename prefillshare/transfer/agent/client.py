@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import os
 import queue
 import socket
 import threading
@@ -15,10 +14,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from prefillshare.errors import TransferBroken, TransferClosed, TransferError
+from prefillshare.errors import (
+    TransferBroken,
+    TransferClosed,
+    TransferError,
+    TransferTimeout,
+)
 from prefillshare.transfer.agent.link import AgentLink, AgentTransfer
-from prefillshare.transfer.agent.messages import Message, Messenger, error_from
-from prefillshare.transfer.arena import Arena
+from prefillshare.transfer.agent.messages import (
+    Message,
+    Messenger,
+    error_from,
+    receive_arena,
+)
 from prefillshare.transfer.base import (
     ID_BYTES,
     Access,
@@ -57,7 +65,7 @@ class AgentEngine:
             self._sock.settimeout(timeout)
             self._sock.connect(path)
             check_peer(self._sock)
-            self.arena = _received_arena(self._sock)
+            self.arena = receive_arena(self._sock)
             self._messenger = Messenger(self._sock)
             self._address = str(self._messenger.receive().body["address"])
             self._sock.settimeout(None)
@@ -186,14 +194,23 @@ class AgentEngine:
     def ask(
         self, body: Mapping[str, Any], blob: bytes = b"", timeout: float = 0.0
     ) -> Mapping[str, Any]:
-        """Put a question to the agent; raises what it answers with."""
+        """Put a question to the agent; raises what it answers with.
+
+        `TransferTimeout` if it does not answer within `timeout` and some seconds more.
+        """
         number, answer = next(self._numbers), Future[Mapping[str, Any]]()
         with self._lock:
             if self._gone:
                 raise self._gone
             self._asked[number] = answer
         self._messenger.send({"id": number, **body}, blob)
-        reply = answer.result(timeout + ANSWER_SECONDS)
+        try:
+            reply = answer.result(timeout + ANSWER_SECONDS)
+        except TimeoutError as error:
+            raise TransferTimeout(
+                f"the agent has not answered for {timeout + ANSWER_SECONDS} s; see "
+                "whether it hangs, and start it again if so"
+            ) from error
         if "error" in reply:
             raise error_from(reply["error"])
         return reply
@@ -249,8 +266,11 @@ class AgentEngine:
             self._lock.notify_all()
 
     def _ended(self, tag: int, end: GrantEnd) -> None:
+        if (lent := self._lent.get(tag)) is None:
+            # Told by the agent, and then the connection ended.
+            return
         try:
-            self._lent[tag].on_end(end)
+            lent.on_end(end)
         finally:
             with self._lock:
                 del self._lent[tag]
@@ -277,17 +297,3 @@ class AgentEngine:
                 call()
             except Exception:
                 _log.exception("what was told of an end failed")
-
-
-def _received_arena(sock: socket.socket) -> Arena:
-    _, descriptors, _, _ = socket.recv_fds(sock, 1, 1)
-    if not descriptors:
-        raise TransferBroken("the agent sent no arena")
-    try:
-        arena = Arena.attach(descriptors[0])
-        # The mapping keeps it; the descriptor would be one more thing to leave behind.
-        os.close(arena.descriptor)
-        arena.descriptor = -1
-        return arena
-    finally:
-        os.close(descriptors[0])

@@ -7,6 +7,7 @@ sides are processes of one user on one host.
 from __future__ import annotations
 
 import json
+import os
 import socket
 import struct
 import threading
@@ -16,6 +17,7 @@ from typing import Any
 
 from prefillshare import errors
 from prefillshare.errors import TransferBroken, TransferError, TransferIntegrityError
+from prefillshare.transfer.arena import Arena
 
 _HEAD = struct.Struct("!II")
 MAX_JSON, MAX_BLOB = 1 << 16, 1 << 26
@@ -89,6 +91,26 @@ class Messenger:
                 raise TransferBroken("the process closed the connection")
             view = view[count:]
         return bytes(data)
+
+
+def send_arena(sock: socket.socket, arena: Arena) -> None:
+    """Share an arena with the process at the other end; raises `OSError`."""
+    socket.send_fds(sock, [b"A"], [arena.descriptor])
+
+
+def receive_arena(sock: socket.socket) -> Arena:
+    """The arena that the other process shares; raises `OSError`, `TransferError`."""
+    _, descriptors, _, _ = socket.recv_fds(sock, 1, 1)
+    if not descriptors:
+        raise TransferBroken("the agent sent no arena")
+    try:
+        arena = Arena.attach(descriptors[0])
+        # The mapping keeps it; the descriptor would be one more thing to leave behind.
+        os.close(arena.descriptor)
+        arena.descriptor = -1
+        return arena
+    finally:
+        os.close(descriptors[0])
 
 
 def error_to(error: BaseException) -> dict[str, str]:

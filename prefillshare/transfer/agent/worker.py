@@ -12,7 +12,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from prefillshare.errors import PrefillShareError, TransferError
-from prefillshare.transfer.agent.messages import Message, Messenger, error_to
+from prefillshare.transfer.agent.messages import (
+    Message,
+    Messenger,
+    error_to,
+    send_arena,
+)
 from prefillshare.transfer.arena import Arena
 from prefillshare.transfer.base import (
     Engine,
@@ -90,8 +95,7 @@ class Worker:
 
     def _run(self) -> None:
         try:
-            arena = self._agent.arena
-            socket.send_fds(self._sock, [b"A"], [arena.descriptor])
+            send_arena(self._sock, self._agent.arena)
             self._messenger.send({"address": self._agent.engine.address})
             while True:
                 self._answer(self._messenger.receive())
