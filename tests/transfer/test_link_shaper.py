@@ -102,3 +102,15 @@ def test_a_link_holds_what_is_under_way_and_its_queue() -> None:
     settings = LinkSettings(rate=8e6, delay=0.04, jitter=0.01, queue_bytes=500)
     assert settings.capacity == pytest.approx(500 + 1e6 * 0.05)
     assert LinkSettings(queue_bytes=500).capacity == 500
+
+
+def test_each_way_has_jitter_of_its_own_and_the_same_every_time() -> None:
+    settings = LinkSettings(jitter=1.0)
+
+    def drawn(way: int) -> list[float]:
+        shaper = Shaper(settings, way=way)
+        # Far enough apart that nothing waits for what was before it.
+        return [shaper.carry(2.0 * n, 1) - 2.0 * n for n in range(50)]
+
+    assert drawn(0) == drawn(0)
+    assert not set(drawn(0)) & set(drawn(1))

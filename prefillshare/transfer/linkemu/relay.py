@@ -35,8 +35,10 @@ class Pipe:
 class Direction:
     """One direction of the link, and how full it is."""
 
-    def __init__(self, settings: LinkSettings, clock: Callable[[], float]) -> None:
-        self._clock, self._shaper = clock, Shaper(settings, clock())
+    def __init__(
+        self, settings: LinkSettings, clock: Callable[[], float], way: int = 0
+    ) -> None:
+        self._clock, self._shaper = clock, Shaper(settings, clock(), way)
         self._capacity, self._held = settings.capacity, 0
         self._room = asyncio.Condition()
 
@@ -100,7 +102,7 @@ class LinkEmulator:
 
     async def __aenter__(self) -> Self:
         clock = asyncio.get_running_loop().time
-        self._ways = [Direction(self._settings, clock) for _ in range(2)]
+        self._ways = [Direction(self._settings, clock, way) for way in (0, 1)]
         self._server = await asyncio.start_server(
             self._serve, *self._address, limit=_READ_BYTES
         )

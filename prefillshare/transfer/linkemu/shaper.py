@@ -59,13 +59,16 @@ class LinkSettings(Config):
 class Shaper:
     """One direction of a link, shared by all connections over it.
 
-    Times are in seconds of any one clock, beginning at `start`.
+    Times are in seconds of any one clock, beginning at `start`. `way` is its number:
+    each direction draws jitter of its own.
     """
 
-    def __init__(self, settings: LinkSettings, start: float = 0.0) -> None:
+    def __init__(
+        self, settings: LinkSettings, start: float = 0.0, way: int = 0
+    ) -> None:
         self._settings = settings
         self._start = self._free = self._out = start
-        self._random = random.Random(settings.seed)
+        self._random = random.Random(f"{settings.seed} {way}")
 
     def carry(self, now: float, size: int) -> float:
         """When `size` bytes that enter now have come out at the other end."""
