@@ -225,6 +225,8 @@ class GrantTable:
             with self._changed:
                 del self._kept[bytes.fromhex(kept.grant.grant_id)]
                 self._changed.notify_all()
+            # Its memory is not held until the next one is over.
+            del kept
 
     def _next_over(self) -> _Kept | None:
         with self._changed:

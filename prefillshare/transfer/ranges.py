@@ -7,6 +7,8 @@ import numpy as np
 from prefillshare.transfer.base import Ranges
 
 MAX_OFFSET = 1 << 48
+# Of one transfer; a peer that reads the same bytes again and again is stopped there.
+MAX_PIECES = 1 << 22
 
 
 def as_ranges(raw: object, columns: int = 2) -> Ranges:
@@ -86,12 +88,17 @@ class Pieces:
         return np.stack([self._starts, lengths], axis=1)
 
     def resolve(self, ranges: Ranges) -> Ranges:
-        """Ranges of the transfer's bytes, as ranges of the buffer, cut at pieces."""
+        """Ranges of the transfer's bytes, as ranges of the buffer, cut at pieces.
+
+        `ValueError` for more than MAX_PIECES, before they are made.
+        """
         starts, ends = self._starts, self._ends
         begins = ends - np.diff(ends, prepend=0)
         offsets, stops = ranges[:, 0], ranges.sum(axis=1)
         first = np.searchsorted(ends, offsets, side="right")
         count = np.searchsorted(ends, stops - 1, side="right") - first + 1
+        if (total := int(count.sum())) > MAX_PIECES:
+            raise ValueError(f"{total} pieces, more than {MAX_PIECES}; move fewer")
         which = np.repeat(np.arange(len(ranges)), count)
         before = np.cumsum(count) - count
         piece = np.arange(len(which)) + np.repeat(first - before, count)

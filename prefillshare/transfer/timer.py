@@ -70,6 +70,8 @@ class Timer:
                 call()
             except Exception:
                 _log.exception("a timed call failed")
+            # What it holds is not held until the next one.
+            del call
 
     def _next(self) -> Callable[[], None] | None:
         with self._changed:

@@ -275,6 +275,8 @@ def test_wrong_arguments_are_told_at_once(pair: Pair) -> None:
         link.read(grant, into, whole, timeout=1, note=bytes(MAX_NOTE_BYTES + 1))
     with pytest.raises(ValueError, match="timeout"):
         link.read(grant, into, whole, timeout=0)
+    with pytest.raises(ValueError, match="timeout"):
+        link.read(grant, into, whole, timeout=float("inf"))
     with pytest.raises(ValueError, match="for read"):
         link.write(grant, into, whole, timeout=1)
     with pytest.raises(TransferIdentityError, match="0000"):

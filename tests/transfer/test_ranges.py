@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from prefillshare.transfer.base import Ranges
 from prefillshare.transfer.ranges import (
     MAX_OFFSET,
+    MAX_PIECES,
     Pieces,
     as_ranges,
     check_disjoint,
@@ -167,3 +168,12 @@ def test_ranges_end_within_a_size() -> None:
     check_within(as_ranges([[3, 2], [0, 5]]), 5, "it")
     with pytest.raises(ValueError, match="byte 6, it has 5"):
         check_within(as_ranges([[0, 1], [3, 3]]), 5, "it")
+
+
+def test_the_same_bytes_in_ever_more_pieces_are_refused_before_they_are_made() -> None:
+    count = 3000
+    every_second = np.column_stack([2 * np.arange(count), np.ones(count, np.int64)])
+    pieces = Pieces(memoryview(bytearray(2 * count)), every_second)
+    again = np.tile([0, count], (count, 1))
+    with pytest.raises(ValueError, match=f"9000000 pieces, more than {MAX_PIECES}"):
+        pieces.resolve(again)

@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
 import threading
 import time
 from typing import Any, Protocol
 
-from prefillshare.errors import TransferBroken, TransferRefused
+from prefillshare.errors import (
+    TransferBroken,
+    TransferError,
+    TransferIntegrityError,
+    TransferRefused,
+)
 
 _READ_BYTES = 1 << 16
 
 
 class Channel(Protocol):
-    """A connection that carries bytes both ways; any thread may send, one receives."""
+    """A connection that carries bytes both ways; one thread sends while one receives.
+
+    What is sent goes through `seal` first, and leaves in that order.
+    """
 
     def send(self, data: bytes) -> None:
-        """Send all; raises `OSError` if the connection is gone."""
+        """Seal and send all; raises `OSError` if the connection is gone."""
+
+    def seal(self, data: bytes) -> bytes:
+        """The data as they travel."""
+
+    def send_some(self, sealed: memoryview) -> int:
+        """Send what the socket takes at once; how much; raises as `send`."""
+
+    def wait_writable(self, seconds: float) -> None:
+        """Wait, at most so long, until the socket takes more."""
 
     def recv(self, size: int) -> bytes:
         """Wait for up to `size` bytes, none at the end; `OSError` if it is gone."""
@@ -38,7 +56,24 @@ class PlainChannel:
 
     def send(self, data: bytes) -> None:
         """See `Channel.send`."""
-        self._sock.sendall(data)
+        self._sock.sendall(self.seal(data))
+
+    def seal(self, data: bytes) -> bytes:
+        """See `Channel.seal`."""
+        return data
+
+    def send_some(self, sealed: memoryview) -> int:
+        """See `Channel.send_some`."""
+        try:
+            return self._sock.send(sealed, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
+
+    def wait_writable(self, seconds: float) -> None:
+        """See `Channel.wait_writable`."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLOUT)
+        poll.poll(1000 * seconds)
 
     def recv(self, size: int) -> bytes:
         """See `Channel.recv`."""
@@ -54,7 +89,7 @@ class PlainChannel:
         self._sock.close()
 
 
-class TlsChannel:
+class TlsChannel(PlainChannel):
     """A `Channel` encrypted by TLS.
 
     OpenSSL does not allow one thread to read while another writes, so the two
@@ -73,11 +108,10 @@ class TlsChannel:
         server_side: bool,
         deadline: float,
     ) -> None:
-        self._sock = sock
+        super().__init__(sock)
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._in, self._out, server_side=server_side)
         self._lock = threading.Lock()
-        self._writing = threading.Lock()
         self._handshake(deadline)
 
     @property
@@ -85,16 +119,18 @@ class TlsChannel:
         """What the peer has shown, as `ssl.SSLSocket.getpeercert` gives it."""
         return dict(self._tls.getpeercert() or {})
 
-    def send(self, data: bytes) -> None:
-        """See `Channel.send`."""
-        with self._writing:
-            with self._lock:
-                self._tls.write(data)
-                sealed = self._out.read()
-            self._sock.sendall(sealed)
+    def seal(self, data: bytes) -> bytes:
+        """See `Channel.seal`."""
+        with self._lock:
+            self._tls.write(data)
+            return self._out.read()
 
     def recv(self, size: int) -> bytes:
-        """See `Channel.recv`; `TransferRefused` if the peer turned this side away."""
+        """See `Channel.recv`.
+
+        Raises `TransferRefused` if the peer turned this side away,
+        `TransferIntegrityError` for what it has not sent.
+        """
         while True:
             with self._lock:
                 try:
@@ -104,21 +140,12 @@ class TlsChannel:
                 except ssl.SSLZeroReturnError:
                     return b""
                 except ssl.SSLError as error:
-                    raise refusal(error) from error
+                    raise _after_handshake(error) from error
             # The frames have a farewell of their own, and notice its absence.
             if not (data := self._sock.recv(_READ_BYTES)):
                 return b""
             with self._lock:
                 self._in.write(data)
-
-    def shut(self) -> None:
-        """See `Channel.shut`."""
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        """See `Channel.close`."""
-        self._sock.close()
 
     def _handshake(self, deadline: float) -> None:
         while True:
@@ -142,6 +169,15 @@ class TlsChannel:
             if not (data := self._sock.recv(_READ_BYTES)):
                 raise TransferBroken("the peer ended the connection within a handshake")
             self._in.write(data)
+
+
+def _after_handshake(error: ssl.SSLError) -> TransferError:
+    # TLS 1.3 tells a client of its certificate's refusal when the handshake is over.
+    if "ALERT" in (error.reason or "") and "RECORD_MAC" not in (error.reason or ""):
+        return refusal(error)
+    return TransferIntegrityError(
+        f"the control connection was damaged or changed on its way ({error.reason})"
+    )
 
 
 def refusal(error: ssl.SSLError) -> TransferRefused:

@@ -75,10 +75,9 @@ class Board:
     def end(self, end: End, failure: Exception | None) -> bool:
         """A transfer is over; whether it was not before."""
         with self._changed:
-            if end.ended:
+            if self._ends.pop(end.number, None) is None:
                 return False
             end.ended, end.failure = True, failure
-            self._ends.pop(end.number, None)
             if isinstance(end, Sending):
                 self._turn.remove(end)
             busy = bool(end.active)
@@ -86,7 +85,7 @@ class Board:
         if busy:
             self._stalled(end)
         else:
-            end.over(failure)
+            end.tell()
         return True
 
     def close(self, failure: Exception) -> None:
@@ -106,18 +105,22 @@ class Board:
         """Wait for a slice to send; None if the stream or the session is over."""
         with self._changed:
             while self._closed is None and alive():
-                for _ in range(len(self._turn)):
-                    end = self._turn[0]
-                    self._turn.rotate(-1)
-                    if end.ready:
-                        head = end.take(stream)
-                        end.active.add(stream)
-                        return end, head
+                if (job := self._next(stream)) is not None:
+                    return job
                 self._changed.wait()
             return None
 
+    def _next(self, stream: int) -> tuple[Sending, SliceHead] | None:
+        for _ in range(len(self._turn)):
+            end = self._turn[0]
+            self._turn.rotate(-1)
+            if end.ready:
+                end.active.add(stream)
+                return end, end.take(stream)
+        return None
+
     def sent(self, end: Sending, head: SliceHead, stream: int) -> None:
-        """A slice has left."""
+        """A slice has left, or its stream broke: `lost` takes those back."""
         with self._changed:
             end.moved += head.length
         self.leave(end, stream)
@@ -163,7 +166,7 @@ class Board:
             end.active.discard(stream)
             due = end.ended and not end.active
         if due:
-            end.over(end.failure)
+            end.tell()
 
     def wake(self) -> None:
         """Have waiting threads look again whether their stream is alive."""

@@ -12,6 +12,8 @@ import hmac
 import socket
 import struct
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from prefillshare.errors import (
@@ -22,11 +24,13 @@ from prefillshare.errors import (
 from prefillshare.transfer.base import CAPABILITY_BYTES, ID_BYTES
 from prefillshare.transfer.secure.channel import Channel, PlainChannel, TlsChannel
 from prefillshare.transfer.secure.contexts import Security
+from prefillshare.transfer.secure.identity import PeerIdentity
 from prefillshare.transfer.tcp import frames
 from prefillshare.transfer.tcp.outcomes import failure_of
 from prefillshare.transfer.tcp.session import Agreed
 from prefillshare.transfer.tcp.settings import TcpSettings
-from prefillshare.transfer.tcp.sockets import parse_address, tune, watch
+from prefillshare.transfer.tcp.sockets import parse_address, shut, tune, watch
+from prefillshare.transfer.timer import Timer
 
 STREAM = struct.Struct("!4s16sI32s")
 STREAM_MAGIC = b"PSTD"
@@ -38,12 +42,39 @@ def proof_of(secret: bytes, session: bytes, number: int) -> bytes:
     return hmac.digest(secret, session + struct.pack("!I", number), "sha256")
 
 
-def hello(engine: bytes, agreed: Agreed | None = None) -> frames.Hello:
-    """The first frame of a side; only the answer has a session in it."""
-    session = agreed.session if agreed else bytes(ID_BYTES)
-    secret = agreed.secret if agreed else bytes(CAPABILITY_BYTES)
-    sealed = agreed.sealed if agreed else False
+def hello(
+    engine: bytes,
+    sealed: bool,
+    session: bytes = bytes(ID_BYTES),
+    secret: bytes = bytes(CAPABILITY_BYTES),
+) -> frames.Hello:
+    """The first frame of a side; only the answer has a session in it.
+
+    `sealed` says that the side wants slices encrypted, in the answer that they are.
+    """
     return frames.Hello(frames.MAGIC, frames.VERSION, sealed, engine, session, secret)
+
+
+def wants_sealed(
+    settings: TcpSettings, security: Security | None, peer: PeerIdentity | None
+) -> bool:
+    """Whether a side wants slices encrypted; if either does, they are."""
+    if settings.sealed != "auto":
+        return settings.sealed == "always"
+    return bool(security and peer and peer.site != security.identity.site)
+
+
+@contextmanager
+def within(timer: Timer, sock: socket.socket, seconds: float) -> Iterator[None]:
+    """Break a socket off unless the block is over in so many seconds.
+
+    A time-out of the socket's would begin anew with every byte.
+    """
+    due = timer.after(seconds, lambda: shut(sock))
+    try:
+        yield
+    finally:
+        due.cancel()
 
 
 def read_hello(channel: Channel) -> frames.Hello:
@@ -64,28 +95,39 @@ class Dialler:
     address: str
     settings: TcpSettings
     security: Security | None
+    timer: Timer
 
     def dial(self, timeout: float) -> tuple[Channel, Agreed]:
         """Make a control connection; see `Engine.connect` for errors."""
         deadline = time.monotonic() + min(timeout, self.settings.handshake_seconds)
         sock = self._connect(deadline)
         try:
-            channel = self._channel(sock, deadline)
-            channel.send(hello(self.engine).encode())
-            answer = read_hello(channel)
+            with within(self.timer, sock, deadline - time.monotonic()):
+                found = self._meet(sock, deadline)
             sock.settimeout(None)
-        except TimeoutError as error:
-            sock.close()
-            raise TransferBroken(f"{self.address} does not answer") from error
+            return found
         except (OSError, TransferError) as error:
             sock.close()
+            if time.monotonic() >= deadline:
+                raise TransferBroken(f"{self.address} does not answer") from error
             if isinstance(error, TransferError):
                 raise type(error)(f"{self.address}: {error}") from error
             raise TransferBroken(f"{self.address}: {error}") from error
-        agreed = Agreed(
-            answer.session, answer.secret, answer.engine, bool(answer.sealed)
-        )
-        return channel, agreed
+        except BaseException:
+            sock.close()
+            raise
+
+    def _meet(self, sock: socket.socket, deadline: float) -> tuple[Channel, Agreed]:
+        channel, peer = self._channel(sock, deadline)
+        wanted = wants_sealed(self.settings, self.security, peer)
+        channel.send(hello(self.engine, wanted).encode())
+        answer = read_hello(channel)
+        sealed = bool(answer.sealed)
+        if wanted and not sealed:
+            raise TransferRefused(
+                "the peer does not encrypt slices, which this side's `sealed` wants"
+            )
+        return channel, Agreed(answer.session, answer.secret, answer.engine, sealed)
 
     def dial_stream(self, agreed: Agreed, number: int, timeout: float) -> socket.socket:
         """Make a data connection of a session; `TransferBroken` if it fails."""
@@ -115,12 +157,13 @@ class Dialler:
         sock.settimeout(max(0.001, deadline - time.monotonic()))
         return sock
 
-    def _channel(self, sock: socket.socket, deadline: float) -> Channel:
+    def _channel(
+        self, sock: socket.socket, deadline: float
+    ) -> tuple[Channel, PeerIdentity | None]:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         watch(sock, self.settings.dead_seconds)
         if self.security is None:
-            return PlainChannel(sock)
+            return PlainChannel(sock), None
         context = self.security.client
         channel = TlsChannel(sock, context, server_side=False, deadline=deadline)
-        self.security.check(channel.peer_certificate)
-        return channel
+        return channel, self.security.check(channel.peer_certificate)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from prefillshare.errors import TransferIntegrityError
 from prefillshare.transfer.base import Ranges
-from prefillshare.transfer.ranges import Pieces
+from prefillshare.transfer.ranges import MAX_PIECES, Pieces
 from prefillshare.transfer.secure.sealing import Guard
 from prefillshare.transfer.tcp.slices import Cuts, Ledger, SliceHead
 
@@ -35,7 +35,6 @@ class End:
         self.number, self.slice_bytes, self.guard = number, slice_bytes, guard
         self.pieces = Pieces(memory)
         self.cuts = Cuts(slice_bytes)
-        self.ranges = 0
         self.finished = False
         self.moved = 0
         self.over = over
@@ -43,21 +42,34 @@ class End:
         self.ended = False
         self.failure: Exception | None = None
 
+    def check(self, ranges: Ranges, sizes: Sequence[int]) -> None:
+        """Raise `ValueError` if adding these makes too many slices or pieces."""
+        if len(self.pieces) + len(ranges) > MAX_PIECES:
+            raise ValueError(
+                f"more than {MAX_PIECES} pieces; add fewer, or larger ones"
+            )
+        self.cuts.check(sizes)
+
     def add(self, ranges: Ranges, sizes: Sequence[int]) -> None:
         """Append checked ranges, told to the peer in parts of so many bytes.
 
-        `ValueError` if that makes too many slices.
+        Raises as `check`.
         """
-        for size in sizes:
-            self.cuts.check(size)
+        self.check(ranges, sizes)
         self.pieces.add(ranges)
         for size in sizes:
             self.cuts.add(size)
-        self.ranges += len(ranges)
 
     def finish(self) -> None:
         """Nothing more will be added."""
         self.finished = True
+
+    def tell(self) -> None:
+        """It is over, and no stream is at the memory any more."""
+        if self.failure is None:
+            # What went again for a stream that was lost had perhaps arrived before.
+            self.moved = self.pieces.size
+        self.over(self.failure)
 
 
 class Sending(End):

@@ -71,10 +71,16 @@ class TcpEngine:
         self._regions: dict[int, Region] = {}
         self._links: list[TcpLink] = []
         self._closed = False
-        self._listener = Listener(
-            host, port, self._id, self._settings, self._security, self._welcome
-        )
         self._timer = Timer()
+        self._listener = Listener(
+            host,
+            port,
+            self._id,
+            self._settings,
+            self._security,
+            self._timer,
+            self._welcome,
+        )
         self.table = GrantTable(clock)
         self._listener.start()
 
@@ -147,7 +153,9 @@ class TcpEngine:
                 f"{address} is another machine, and this engine has no certificate to "
                 "show; make some with `prefillshare keys`"
             )
-        dialler = Dialler(self._id, address, self._settings, self._security)
+        dialler = Dialler(
+            self._id, address, self._settings, self._security, self._timer
+        )
         link = TcpLink(dialler, self._timer, self.check_region, self._forget)
         with self._lock:
             if self._closed:

@@ -1,9 +1,11 @@
 """The frames of the control connection.
 
-A frame is a head of 8 bytes, length of the body u32, kind u8 and 3 zero bytes, then the
-body: the fields of `layout` in their order, and what is left is the last field. Numbers
-are big-endian, tables of ranges little-endian int64 pairs. PROTOCOL.md tells who sends
-what when.
+A frame is a head of 16 bytes, length of the body u32, kind u8, 3 zero bytes and a
+checksum u64, then the body: the fields of `layout` in their order, and what is left is
+the last field. The checksum is xxh3 over the rest, seeded with the frame's place on its
+way, from 0: what got damaged, lost, repeated or out of order is found. Numbers are
+big-endian, tables of ranges little-endian int64 pairs. PROTOCOL.md tells who sends what
+when.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from enum import IntEnum
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from xxhash import xxh3_64_intdigest
 
 from prefillshare.errors import TransferBroken, TransferIntegrityError
 from prefillshare.transfer.base import MAX_NOTE_BYTES, Ranges
@@ -32,6 +35,7 @@ MIN_SLICE_BYTES, MAX_SLICE_BYTES = 1 << 12, 1 << 24
 MAX_SLICES = 1 << 22
 
 _HEAD = struct.Struct("!IB3s")
+_SUM = struct.Struct("!Q")
 
 
 class Code(IntEnum):
@@ -55,14 +59,15 @@ class Frame:
     layout: ClassVar[struct.Struct] = struct.Struct("")
     tail: ClassVar[int | None] = None
 
-    def encode(self) -> bytes:
-        """The frame; `ValueError` if a field does not fit."""
+    def encode(self, place: int = 0) -> bytes:
+        """The frame at its place on its way; `ValueError` if a field does not fit."""
         values: list[Any] = [getattr(self, f.name) for f in dataclasses.fields(self)]
         end = values.pop() if self.tail is not None else b""
         if len(end) > (self.tail or 0):
             raise ValueError(f"{len(end)} bytes exceed {self.tail}")
         body = self.layout.pack(*values) + end
-        return _HEAD.pack(len(body), self.kind, bytes(3)) + body
+        head = _HEAD.pack(len(body), self.kind, bytes(3))
+        return head + _SUM.pack(_sum_of(head, body, place)) + body
 
     @classmethod
     def decode(cls, body: bytes) -> Self:
@@ -148,18 +153,19 @@ class Finish(Frame):
 class Eager(Frame):
     """A small write, whole: `rest` is the table of ranges, the note and the payload."""
 
-    kind, layout = 5, struct.Struct("!I16s32sQIH")
+    kind, layout = 5, struct.Struct("!I16s32sIH")
     tail = 16 * MAX_EAGER_RANGES + MAX_NOTE_BYTES + EAGER_BYTES
     transfer: int
     grant: bytes
     capability: bytes
-    checksum: int
     ranges: int
     note: int
     rest: bytes
 
     def parts(self) -> tuple[Ranges, bytes, memoryview]:
         """Ranges, note and payload; `ValueError` if they are malformed."""
+        if self.ranges > MAX_EAGER_RANGES or self.note > MAX_NOTE_BYTES:
+            raise ValueError(f"{self.ranges} ranges and a note of {self.note} bytes")
         table, end = 16 * self.ranges, 16 * self.ranges + self.note
         ranges, payload = unpacked(self.rest[:table]), memoryview(self.rest)[end:]
         if int(ranges[:, 1].sum()) != payload.nbytes:
@@ -259,13 +265,15 @@ def read_exactly(receive: Receive, size: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def read_frame(receive: Receive) -> Frame:
-    """Receive one frame; its size is checked before anything is allocated.
+def read_frame(receive: Receive, place: int = 0) -> Frame:
+    """Receive the frame at a place; its size is checked before anything is allocated.
 
-    Raises `TransferIntegrityError` for a malformed frame, `TransferBroken` at end of
-    stream, and what `receive` raises.
+    Raises `TransferIntegrityError` for a malformed frame, or another than was sent
+    there, `TransferBroken` at end of stream, and what `receive` raises.
     """
-    length, number, zero = _HEAD.unpack(read_exactly(receive, _HEAD.size))
+    start = read_exactly(receive, _HEAD.size + _SUM.size)
+    head = start[: _HEAD.size]
+    length, number, zero = _HEAD.unpack(head)
     kind = _KINDS.get(number)
     if kind is None or any(zero) or length > kind.layout.size + (kind.tail or 0):
         raise TransferIntegrityError(
@@ -273,7 +281,16 @@ def read_frame(receive: Receive) -> Frame:
             "the port of a transfer engine?"
         )
     body = read_exactly(receive, length)
+    if _sum_of(head, body, place) != _SUM.unpack(start[_HEAD.size :])[0]:
+        raise TransferIntegrityError(
+            f"frame {place}, {kind.__name__} of {length} bytes, is not what was sent "
+            "there: damaged, repeated or out of order"
+        )
     try:
         return kind.decode(body)
     except (struct.error, ValueError) as error:
         raise TransferIntegrityError(f"{kind.__name__}: {error}") from error
+
+
+def _sum_of(head: bytes, body: bytes, place: int) -> int:
+    return xxh3_64_intdigest(body, xxh3_64_intdigest(head, place))

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from xxhash import xxh3_64_intdigest
-
 from prefillshare.errors import (
+    TransferBroken,
     TransferEnded,
     TransferError,
     TransferIntegrityError,
@@ -24,7 +23,7 @@ from prefillshare.transfer.tcp.outcomes import fail_of
 from prefillshare.transfer.tcp.session import Session
 
 # Streams of an earlier transfer leave within the grace, or are broken off then.
-EARLIER_SECONDS = 5.0
+EARLIER_SECONDS = 10.0
 
 
 @dataclass
@@ -41,7 +40,7 @@ class Lender:
     def __init__(self, grants: GrantTable, forget: Callable[[Session], None]) -> None:
         self._grants = grants
         self._forget = forget
-        # Touched by the control thread alone.
+        # Filled by the control thread, emptied by whichever ends one.
         self._open: dict[int, _Loaned] = {}
 
     def handle(self, session: Session, frame: frames.Frame) -> None:
@@ -98,6 +97,7 @@ class Lender:
         try:
             session.board.open(end)
         except TransferError:
+            self._open.pop(frame.transfer, None)
             self._grants.leave(loan, None)
             raise
 
@@ -119,15 +119,14 @@ class Lender:
         session.timer.after(0.0, lambda: self._abort(session, number, error))
 
     def _abort(self, session: Session, number: int, error: Exception) -> None:
-        if (end := session.board.find(number)) is not None and session.board.end(
-            end, error
-        ):
-            session.send(fail_of(number, error))
+        if (end := session.board.find(number)) is not None:
+            session.fail(end, error)
 
     def _over(
         self, session: Session, found: _Loaned, failure: Exception | None
     ) -> None:
         number, done = found.end.number, None
+        self._open.pop(number, None)
         if failure is None:
             done = GrantEnd(Outcome.DONE, found.note, found.end.moved)
         accepted = self._grants.leave(found.loan, done)
@@ -135,22 +134,20 @@ class Lender:
             session.send(fail_of(number, TransferEnded("the grant was withdrawn")))
         elif failure is None and isinstance(found.end, Receiving):
             session.send(frames.Done(number))
-        elif isinstance(failure, TransferIntegrityError):
-            session.send(fail_of(number, failure))
 
     def _with(
         self, session: Session, number: int, act: Callable[[_Loaned], None]
     ) -> None:
-        found = self._open.get(number)
-        if found is None or found.end.ended:
+        if (found := self._open.get(number)) is None:
             # It ended on this side, and the peer has not heard of it yet.
-            self._open.pop(number, None)
             return
         try:
             act(found)
         except (ValueError, TransferError) as error:
-            failure = TransferIntegrityError(str(error))
-            session.board.end(found.end, failure)
+            session.fail(found.end, TransferIntegrityError(str(error)))
+        except MemoryError:
+            text = "no memory for the ranges of a transfer; free some"
+            session.fail(found.end, TransferBroken(text))
 
     def _add(self, session: Session, found: _Loaned, frame: frames.Add) -> None:
         ranges = within(found.loan, frame.ranges)
@@ -163,8 +160,6 @@ class Lender:
         session.board.skip(frame.transfer)
         try:
             ranges, note, payload = frame.parts()
-            if xxh3_64_intdigest(payload) != frame.checksum:
-                raise TransferIntegrityError("checksum mismatch in a small write")
             loan = self._enter(frame.grant, frame.capability, "write", lambda _: None)
         except ValueError as error:
             raise TransferIntegrityError(f"a small write: {error}") from error
@@ -209,6 +204,6 @@ def _finish(session: Session, found: _Loaned, total: int) -> None:
 
 
 def _done(session: Session, found: _Loaned) -> None:
-    if not isinstance(found.end, Sending):
-        raise ValueError("only who receives can say that all has arrived")
+    if not isinstance(found.end, Sending) or not found.end.finished:
+        raise ValueError("who cannot know says that all has arrived")
     session.board.end(found.end, None)

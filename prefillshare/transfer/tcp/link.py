@@ -26,6 +26,7 @@ from prefillshare.transfer.base import (
 from prefillshare.transfer.pending import STOP_SECONDS
 from prefillshare.transfer.tcp import frames
 from prefillshare.transfer.tcp.dial import Dialler
+from prefillshare.transfer.tcp.ends import Sending
 from prefillshare.transfer.tcp.session import Session
 from prefillshare.transfer.tcp.sockets import StreamInfo
 from prefillshare.transfer.tcp.transfer import TcpTransfer, split
@@ -108,6 +109,8 @@ class TcpLink:
         for transfer in mine:
             with contextlib.suppress(TransferError):
                 transfer.wait(STOP_SECONDS)
+        with self._lock:
+            self._under_way = [t for t in self._under_way if not t.done]
 
     def close(self) -> None:
         """See `Link.close`."""
@@ -126,18 +129,29 @@ class TcpLink:
         """See `Role.handle`."""
         if not isinstance(frame, frames.Done):
             raise TransferIntegrityError(f"{type(frame).__name__} from a lender")
-        if (end := session.board.find(frame.transfer)) is not None:
-            session.board.end(end, None)
+        if (end := session.board.find(frame.transfer)) is None:
+            return
+        if not isinstance(end, Sending) or not end.finished:
+            raise TransferIntegrityError(
+                f"transfer {frame.transfer} is done, says the peer, which cannot know"
+            )
+        session.board.end(end, None)
 
     def stream_lost(self, session: Session) -> None:
         """Make it again, on a thread of its own."""
         with self._lock:
             if self._closed.is_set() or self._repairing is not None:
                 return
-            self._repairing = threading.Thread(
-                target=self._repair, args=(session,), name="kv-repair", daemon=True
+            thread = threading.Thread(
+                target=self._repair, name="kv-repair", daemon=True
             )
-            self._repairing.start()
+            try:
+                thread.start()
+            except RuntimeError as error:
+                # The next stream that is lost, or transfer that begins, tries again.
+                _log.warning("no thread to make a stream again: %s", error)
+                return
+            self._repairing = thread
 
     def session_over(self, session: Session) -> None:
         """Nothing to do: the next transfer connects again."""
@@ -155,7 +169,7 @@ class TcpLink:
             raise ValueError(f"the grant is for {grant.access}ing, not {access}ing")
         if len(note) > MAX_NOTE_BYTES:
             raise ValueError(f"a note of {len(note)} bytes exceeds {MAX_NOTE_BYTES}")
-        if not timeout > 0:
+        if not 0 < timeout <= threading.TIMEOUT_MAX:
             raise ValueError(f"timeout is {timeout} seconds, it must be above 0")
         self._check_region(region)
         parts = None if batch is None else split(batch, region, grant)
@@ -170,36 +184,48 @@ class TcpLink:
         with self._lock:
             self._number += 1
             made = TcpTransfer(session, self._number, grant, region, timeout, small)
-            self._under_way = [t for t in self._under_way if not t.done] + [made]
             made.open(parts if small else None, note)
+            self._under_way = [t for t in self._under_way if not t.done] + [made]
+        session.settle(lambda: not made.end.ended)
         if parts is not None and not small:
-            made.feed(*parts)
-            made.finish()
+            _feed(made, *parts)
         return made
 
     def _connected(self, timeout: float) -> Session:
         with self._connecting:
             if self._closed.is_set():
                 raise TransferClosed("the link is closed; connect again")
-            if self._session is not None:
-                if self._session.alive:
-                    return self._session
-                self._session.join()
-            channel, agreed = self._dialler.dial(timeout)
-            session = Session(
-                channel, agreed, self, self._dialler.settings, self._timer
-            )
-            self._stream_number = 0
-            try:
-                for _ in range(self._dialler.settings.streams):
-                    self._add_stream(session, timeout)
-            except TransferError:
-                session.end(TransferBroken("no data connection could be made"))
-                session.join()
-                raise
+            session = self._session
+            if session is None or not session.alive:
+                session = self._replaced(session, timeout)
+        if not _is_full(session):
+            self.stream_lost(session)
+        return session
+
+    def _replaced(self, earlier: Session | None, timeout: float) -> Session:
+        if earlier is not None:
+            earlier.join()
+        session = self._made(timeout)
+        with self._lock:
+            if not self._closed.is_set():
+                self._session = session
+                return session
+        session.close()
+        raise TransferClosed("the link was closed on this side")
+
+    def _made(self, timeout: float) -> Session:
+        channel, agreed = self._dialler.dial(timeout)
+        session = Session(channel, agreed, self, self._dialler.settings, self._timer)
+        self._stream_number = 0
+        try:
+            for _ in range(self._dialler.settings.streams):
+                self._add_stream(session, timeout)
             session.start()
-            self._session = session
-            return session
+        except TransferError:
+            session.end(TransferBroken("no data connection could be made"))
+            session.join()
+            raise
+        return session
 
     def _add_stream(self, session: Session, timeout: float) -> None:
         self._stream_number += 1
@@ -211,23 +237,37 @@ class TcpLink:
             sock.close()
             raise
 
-    def _repair(self, session: Session) -> None:
+    def _repair(self) -> None:
         """Bring the streams back to their number, trying less and less often."""
         settings = self._dialler.settings
         delay = settings.retry_seconds
-        while session.alive and not self._closed.wait(delay):
-            if len(session.streams()) >= settings.streams:
-                break
+        while not self._closed.wait(delay):
+            with self._lock:
+                session = self._session
+                if not session or not session.alive or _is_full(session):
+                    self._repairing = None
+                    return
             try:
                 self._add_stream(session, settings.handshake_seconds)
             except TransferError as error:
                 _log.info("a stream to %s: %s", self._dialler.address, error)
                 delay = min(2 * delay, 100 * settings.retry_seconds)
-        with self._lock:
-            self._repairing = None
-        # One may have broken after the last look.
-        if session.alive and len(session.streams()) < settings.streams:
-            self.stream_lost(session)
+
+
+def _is_full(session: Session) -> bool:
+    return len(session.streams()) >= session.settings.streams
+
+
+def _feed(made: TcpTransfer, local: Ranges, remote: Ranges) -> None:
+    try:
+        made.feed(local, remote)
+        made.finish()
+    except TransferError:
+        # It is over already; `wait` says why.
+        pass
+    except BaseException:
+        made.cancel()
+        raise
 
 
 def _is_small(ranges: Ranges) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from prefillshare.errors import (
     ConfigError,
+    TransferBroken,
     TransferError,
     TransferRefused,
 )
@@ -30,12 +31,14 @@ from prefillshare.transfer.tcp.sockets import (
     tune,
     watch,
 )
+from prefillshare.transfer.timer import Timer
 
 _log = logging.getLogger(__name__)
 # Connections whose peer is not known yet, at most.
 _STRANGERS = 64
 _TLS = 0x16
 _FAREWELL_SECONDS = 0.5
+_SHORT_SECONDS = 0.05
 
 Welcome = Callable[[Channel, Agreed], Session]
 
@@ -54,10 +57,11 @@ class Listener:
         engine: bytes,
         settings: TcpSettings,
         security: Security | None,
+        timer: Timer,
         welcome: Welcome,
     ) -> None:
         self._engine, self._settings, self._security = engine, settings, security
-        self._welcome = welcome
+        self._timer, self._welcome = timer, welcome
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             self._sock = socket.create_server((host, port), family=family, backlog=128)
@@ -105,33 +109,48 @@ class Listener:
             self._strangers.acquire()
             try:
                 sock, _ = self._sock.accept()
-            except OSError as error:
+            except (OSError, MemoryError) as error:
                 self._strangers.release()
                 # Descriptors may be used up for a while: do not spin on that.
-                if self._closed.wait(0.05):
+                if self._closed.wait(_SHORT_SECONDS):
                     return
                 _log.warning("accept failed: %s", error)
                 continue
-            thread = threading.Thread(target=self._meet, args=(sock,), daemon=True)
-            with self._lock:
-                if self._closed.is_set():
-                    sock.close()
+            try:
+                if not self._admit(sock):
                     return
-                self._waiting[thread] = sock
-                thread.start()
+            except (RuntimeError, MemoryError) as error:
+                sock.close()
+                self._strangers.release()
+                _log.warning("no thread or memory to meet a peer: %s", error)
+                self._closed.wait(_SHORT_SECONDS)
+
+    def _admit(self, sock: socket.socket) -> bool:
+        thread = threading.Thread(target=self._meet, args=(sock,), daemon=True)
+        with self._lock:
+            if self._closed.is_set():
+                sock.close()
+                return False
+            thread.start()
+            self._waiting[thread] = sock
+            return True
 
     def _meet(self, sock: socket.socket) -> None:
+        kept = False
         try:
-            kept = self._greet(sock)
+            with dial.within(self._timer, sock, self._settings.handshake_seconds):
+                kept = self._greet(sock)
         except (OSError, TransferError) as error:
             _log.warning("a peer was turned away: %s", error)
-            kept = False
             _farewell(sock)
-        with self._lock:
-            self._waiting.pop(threading.current_thread(), None)
-            if not kept:
-                sock.close()
-        self._strangers.release()
+        except (RuntimeError, MemoryError) as error:
+            _log.warning("no thread or memory to meet a peer: %s", error)
+        finally:
+            with self._lock:
+                self._waiting.pop(threading.current_thread(), None)
+                if not kept:
+                    sock.close()
+            self._strangers.release()
 
     def _greet(self, sock: socket.socket) -> bool:
         deadline = time.monotonic() + self._settings.handshake_seconds
@@ -155,7 +174,7 @@ class Listener:
 
     def _take_session(self, channel: Channel, sock: socket.socket) -> bool:
         peer = dial.read_hello(channel)
-        sealed = self._settings.sealed == "always"
+        who = None
         if self._security is not None:
             if not isinstance(channel, TlsChannel):
                 raise TransferRefused(
@@ -163,13 +182,12 @@ class Listener:
                     "(`prefillshare keys issue`)"
                 )
             who = self._security.check(channel.peer_certificate)
-            elsewhere = who.site != self._security.identity.site
-            sealed |= self._settings.sealed == "auto" and elsewhere
+        wanted = dial.wants_sealed(self._settings, self._security, who)
         agreed = Agreed(
             secrets.token_bytes(ID_BYTES),
             secrets.token_bytes(CAPABILITY_BYTES),
             peer.engine,
-            sealed,
+            wanted or bool(peer.sealed),
         )
         with self._lock:
             if len(self._sessions) >= self._settings.max_sessions:
@@ -179,9 +197,14 @@ class Listener:
                 )
             session = self._welcome(channel, agreed)
             self._sessions[agreed.session] = session
-        sock.settimeout(None)
-        session.send(dial.hello(self._engine, agreed))
-        session.start()
+        try:
+            answer = agreed.sealed, agreed.session, agreed.secret
+            channel.send(dial.hello(self._engine, *answer).encode())
+            sock.settimeout(None)
+            session.start()
+        except BaseException as error:
+            session.end(TransferBroken(f"no session could be made: {error}"))
+            raise
         return True
 
     def _take_stream(self, sock: socket.socket) -> bool:

@@ -6,6 +6,7 @@ from prefillshare.errors import (
     TransferBroken,
     TransferEnded,
     TransferError,
+    TransferIdentityError,
     TransferIntegrityError,
     TransferRefused,
     TransferTimeout,
@@ -33,7 +34,7 @@ def failure_of(frame: Fail) -> TransferError:
 def fail_of(transfer: int, error: Exception) -> Fail:
     """What to tell the peer of an error on this side."""
     match error:
-        case TransferRefused():
+        case TransferRefused() | TransferIdentityError():
             code = Code.REFUSED
         case TransferIntegrityError():
             code = Code.INTEGRITY

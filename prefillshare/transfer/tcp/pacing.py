@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 
 class Pacer:
@@ -11,20 +12,20 @@ class Pacer:
 
     def __init__(self, bytes_per_second: float | None) -> None:
         self._rate = bytes_per_second
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._free = 0.0
-        self._closed = threading.Event()
 
-    def wait(self, count: int) -> None:
-        """Return when `count` bytes may leave; at once after `close`, or uncapped."""
+    def wait(self, count: int, wanted: Callable[[], bool]) -> None:
+        """Return when `count` bytes may leave, or are not `wanted` any more."""
         if self._rate is None:
             return
-        with self._lock:
+        with self._changed:
             start = max(self._free, time.monotonic())
             self._free = start + count / self._rate
-        if (delay := start - time.monotonic()) > 0:
-            self._closed.wait(delay)
+            while wanted() and (delay := start - time.monotonic()) > 0:
+                self._changed.wait(delay)
 
-    def close(self) -> None:
-        """Let everybody go."""
-        self._closed.set()
+    def wake(self) -> None:
+        """Have those who wait look again whether they want to."""
+        with self._changed:
+            self._changed.notify_all()

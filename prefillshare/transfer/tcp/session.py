@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import logging
 import socket
 import threading
 import time
-from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,20 +17,22 @@ from prefillshare.errors import (
     TransferEnded,
     TransferError,
     TransferIntegrityError,
-    TransferRefused,
 )
 from prefillshare.transfer.secure.channel import Channel
 from prefillshare.transfer.tcp import frames
 from prefillshare.transfer.tcp.board import Board
 from prefillshare.transfer.tcp.ends import End
+from prefillshare.transfer.tcp.outbox import Outbox
 from prefillshare.transfer.tcp.outcomes import fail_of, failure_of
 from prefillshare.transfer.tcp.pacing import Pacer
 from prefillshare.transfer.tcp.settings import TcpSettings
-from prefillshare.transfer.tcp.slices import Ledger
 from prefillshare.transfer.tcp.stream import Stream
+from prefillshare.transfer.tcp.streams import Streams
 from prefillshare.transfer.timer import Timer
 
 _log = logging.getLogger(__name__)
+# How long a peer that does not read is left alone before it is tried again.
+AGAIN_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,10 @@ class Role(Protocol):
 
 
 class Session:
-    """Runs until the control connection ends, the peer is silent, or `close`."""
+    """Runs until the control connection ends, the peer is silent, or `close`.
+
+    One frame has gone each way before, by which both sides know who they are.
+    """
 
     def __init__(
         self,
@@ -70,24 +75,29 @@ class Session:
         self.agreed, self.settings, self.timer = agreed, settings, timer
         self.board = Board(self._stalled)
         self._channel, self._role = channel, role
+        self._outbox = Outbox(channel, place=1)
         self._pacer = Pacer(settings.bytes_per_second)
-        self._outbox: deque[bytes] = deque()
-        self._sending = threading.Lock()
+        self._streams = Streams(self.board, self._pacer, self._lost, self.fail)
         self._lock = threading.Lock()
-        self._streams: dict[int, Stream] = {}
-        # Broken streams whose arrivals the peer has not asked for yet.
-        self._broken: dict[int, Stream] = {}
-        self._known: dict[int, dict[int, Ledger]] = {}
-        self._newest = 0
         self._failure: Exception | None = None
+        # Whether a timed call will send what the peer's socket did not take.
+        self._waits = False
         self._heard = time.monotonic()
         self._thread = threading.Thread(
             target=self._run, name="kv-control", daemon=True
         )
 
     def start(self) -> None:
-        """Begin to read frames, and to look whether the peer is there."""
-        self._thread.start()
+        """Begin to read frames, and to look whether the peer is there.
+
+        Raises `TransferBroken`, and the session is over, if there is no thread for it.
+        """
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            broken = TransferBroken(f"no thread for a session ({error}); allow more")
+            self.end(broken)
+            raise broken from error
         self._look()
 
     @property
@@ -100,49 +110,41 @@ class Session:
         """Whether its threads have not all ended."""
         return self._thread.is_alive()
 
-    def send(self, *messages: frames.Frame, wait: bool = False) -> None:
-        """Send control frames; a connection that is gone ends the session.
+    def send(self, *messages: frames.Frame) -> None:
+        """Send control frames, in this order, without waiting for the peer to read.
 
-        While another thread is sending, it sends these too, and only who says `wait`
-        waits for that: a slow peer must not hold up what is timed.
+        A connection that is gone ends the session.
         """
-        self._outbox.append(b"".join(message.encode() for message in messages))
-        while self._outbox and self._sending.acquire(blocking=wait):
-            try:
-                self._flush()
-            except (OSError, TransferError) as error:
-                self._outbox.clear()
-                self.end(TransferBroken(f"the peer is gone: {error}"))
-            finally:
-                self._sending.release()
+        try:
+            self._outbox.put(*messages)
+            done = self._outbox.flush()
+        except (OSError, TransferError, MemoryError) as error:
+            self._gone(error)
+            return
+        if not done and not self._waits:
+            self._waits = True
+            self.timer.after(AGAIN_SECONDS, self._send_again)
 
-    def _flush(self) -> None:
-        with contextlib.suppress(IndexError):
-            while True:
-                self._channel.send(self._outbox.popleft())
+    def settle(self, wanted: Callable[[], bool]) -> None:
+        """Wait until the peer's socket has all that was sent, while that is wanted."""
+        try:
+            self._outbox.wait(lambda: self.alive and wanted())
+        except (OSError, TransferError, MemoryError) as error:
+            self._gone(error)
+        self.send()
+
+    def fail(self, end: End, error: Exception) -> None:
+        """End a transfer on this side, and tell the peer why."""
+        if self.board.end(end, error):
+            self.send(fail_of(end.number, error))
 
     def attach(self, number: int, sock: socket.socket, welcome: bytes = b"") -> None:
-        """Carry slices over a connected socket, whose numbers go up.
-
-        `welcome` is sent first, once the stream is sure to be taken: the peer makes the
-        next one only then. Raises `TransferBroken` if the session is over,
-        `TransferRefused` for a number that was there before, `OSError`.
-        """
-        with self._lock:
-            if self._failure is not None:
-                raise TransferBroken("the session is over")
-            if number <= self._newest:
-                raise TransferRefused(f"stream {number} comes after {self._newest}")
-            self._newest = number
-            sock.sendall(welcome)
-            stream = Stream(number, sock, self.board, self._pacer, self._lost)
-            self._streams[number] = stream
-            stream.start()
+        """Carry slices over a connected socket; see `Streams.attach`."""
+        self._streams.attach(number, sock, welcome)
 
     def streams(self) -> list[Stream]:
         """Those that carry now."""
-        with self._lock:
-            return list(self._streams.values())
+        return self._streams.carrying()
 
     def close(self) -> None:
         """End in an orderly way, and wait for the threads."""
@@ -163,46 +165,55 @@ class Session:
 
     def join(self) -> None:
         """Wait for all threads, unless one of them asks."""
-        with self._lock:
-            streams = [*self._streams.values(), *self._broken.values()]
-        here = threading.current_thread()
-        if here is self._thread or any(here in stream.threads for stream in streams):
-            return
-        if self._thread.ident is not None:
+        here = threading.current_thread() is self._thread or self._streams.here()
+        if not here and self._thread.ident is not None:
             self._thread.join()
 
+    def _send_again(self) -> None:
+        self._waits = False
+        self.send()
+
+    def _gone(self, error: Exception) -> None:
+        self.end(TransferBroken(f"the peer is gone: {error}"))
+
     def _tidy(self, failure: Exception) -> None:
-        self._pacer.close()
-        with self._lock:
-            streams = [*self._streams.values(), *self._broken.values()]
-        for stream in streams:
-            stream.shut()
+        self._streams.shut()
         self.board.close(failure)
-        for stream in streams:
-            stream.join()
-        self._channel.close()
+        self._streams.join()
+        self._outbox.close()
         self._role.session_over(self)
 
     def _run(self) -> None:
-        failure: Exception
-        try:
-            while True:
-                frame = frames.read_frame(self._channel.recv)
-                self._heard = time.monotonic()
-                if isinstance(frame, frames.Bye):
-                    failure = TransferEnded("the peer closed the link")
-                    break
-                self._dispatch(frame)
-        except TransferIntegrityError as error:
-            self._abandon(error)
-            failure = error
-        except (OSError, TransferError) as error:
-            failure = TransferBroken(f"the peer is gone: {error}")
+        failure = self._listen()
         self.end(failure)
         self._tidy(self._failure or failure)
 
-    def _abandon(self, error: TransferIntegrityError) -> None:
-        _log.warning("a peer broke the protocol: %s", error)
+    def _listen(self) -> Exception:
+        """Read frames until there are no more; why."""
+        try:
+            for place in itertools.count(1):
+                frame = frames.read_frame(self._channel.recv, place)
+                self._heard = time.monotonic()
+                if isinstance(frame, frames.Bye):
+                    break
+                self._dispatch(frame)
+            return TransferEnded("the peer closed the link")
+        except TransferIntegrityError as error:
+            self._abandon(error)
+            return error
+        except MemoryError:
+            broken = TransferBroken("no memory for what a session receives; free some")
+            self._abandon(broken)
+            return broken
+        except (OSError, TransferError) as error:
+            return TransferBroken(f"the peer is gone: {error}")
+        except Exception as error:
+            # Whatever it was, the transfers must not wait for a thread that is gone.
+            _log.exception("a session failed")
+            return TransferBroken(f"the session failed: {error!r}")
+
+    def _abandon(self, error: TransferError) -> None:
+        _log.warning("a session is given up: %s", error)
         self.send(fail_of(0, error))
 
     def _dispatch(self, frame: frames.Frame) -> None:
@@ -219,37 +230,29 @@ class Session:
             case frames.Lost(number):
                 self._answer(number)
             case frames.Have(transfer, number, bits):
-                arrived = self._known.setdefault(number, {})
-                arrived[transfer] = Ledger.from_bytes(bits)
+                self._streams.hear(number, transfer, bits)
             case frames.Known(number):
-                self.board.lost(number, self._known.pop(number, {}))
+                arrived = self._streams.know(number)
+                # The peer may never have had it, and not ask.
+                self._streams.retire(number)
+                self.board.lost(number, arrived)
             case _:
                 self._role.handle(self, frame)
 
     def _answer(self, number: int) -> None:
-        with self._lock:
-            stream = self._streams.get(number) or self._broken.get(number)
-        if stream is None:
-            raise TransferIntegrityError(f"there was no stream {number} to lose")
-        stream.shut()
-        stream.join()
-        with self._lock:
-            self._broken.pop(number, None)
+        self._streams.retire(number)
         arrived = self.board.arrived()
         have = [frames.Have(n, number, bits) for n, bits in arrived.items() if bits]
         self.send(*have, frames.Known(number))
 
-    def _lost(self, stream: Stream, error: TransferIntegrityError | None) -> None:
-        with self._lock:
-            over = self._failure is not None
-            if self._streams.pop(stream.number, None) is not None:
-                self._broken[stream.number] = stream
-        if over:
+    def _lost(self, stream: Stream, error: TransferError | None) -> None:
+        if not self.alive:
             return
         if error is not None:
             self._abandon(error)
             self.end(error)
             return
+        self._streams.ask(stream.number)
         self.send(frames.Lost(stream.number))
         self._role.stream_lost(self)
 

@@ -9,6 +9,8 @@ from pydantic import Field
 from prefillshare.config import Config
 from prefillshare.transfer.tcp.frames import MAX_SLICE_BYTES, MIN_SLICE_BYTES
 
+MAX_STREAMS = 64
+
 
 class TcpSettings(Config):
     """How one engine moves bytes; each side has its own for what it sends.
@@ -23,14 +25,14 @@ class TcpSettings(Config):
     then after twice that, up to a hundredfold.
     """
 
-    streams: int = Field(4, ge=1, le=64)
+    streams: int = Field(4, ge=1, le=MAX_STREAMS)
     slice_bytes: int = Field(1 << 20, ge=MIN_SLICE_BYTES, le=MAX_SLICE_BYTES)
     sealed: Literal["auto", "always", "never"] = "auto"
     rate_gbps: float | None = Field(None, gt=0.0)
     bandwidth_gbps: float | None = Field(None, gt=0.0)
     rtt_seconds: float | None = Field(None, gt=0.0)
     dead_seconds: float = Field(15.0, gt=0.0, le=600.0)
-    grace_seconds: float = Field(0.25, gt=0.0, le=60.0)
+    grace_seconds: float = Field(0.25, gt=0.0, le=5.0)
     retry_seconds: float = Field(0.1, gt=0.0, le=60.0)
     handshake_seconds: float = Field(5.0, gt=0.0, le=60.0)
     max_sessions: int = Field(256, ge=1)

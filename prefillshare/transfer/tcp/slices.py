@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import bisect
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from xxhash import xxh3_64_intdigest
 
 from prefillshare.errors import TransferIntegrityError
 from prefillshare.transfer.tcp.frames import MAX_SLICE_BYTES, MAX_SLICES
 
-_SLICE = struct.Struct("!HHIIIQ")
+_MARK, _SLICE = struct.Struct("!HH"), struct.Struct("!IIIQ")
 _MAGIC = 0x5053
 TAG_BYTES = 16
-HEAD_BYTES = _SLICE.size + TAG_BYTES
+HEAD_BYTES = _MARK.size + _SLICE.size + TAG_BYTES
 
 
 @dataclass(frozen=True)
@@ -25,22 +28,34 @@ class SliceHead:
     sequence: int
 
     def pack(self) -> bytes:
-        """The head but for its tag, which covers it where slices are sealed."""
+        """The head but for its tag, which covers it.
+
+        It has a checksum of its own: what it says is acted on before the tag is there.
+        """
         values = self.transfer, self.number, self.length, self.sequence
-        return _SLICE.pack(_MAGIC, 0, *values)
+        packed = _SLICE.pack(*values)
+        return _MARK.pack(_MAGIC, _checksum(packed)) + packed
 
     @classmethod
     def unpack(cls, head: bytes | memoryview) -> SliceHead:
         """`TransferIntegrityError` unless `head` begins a slice within the bounds."""
-        magic, zero, transfer, number, length, sequence = _SLICE.unpack_from(head)
-        if magic != _MAGIC or zero:
+        magic, checksum = _MARK.unpack_from(head)
+        if magic != _MAGIC:
             raise TransferIntegrityError(f"no slice begins with {bytes(head[:4])!r}")
+        if checksum != _checksum(head[_MARK.size : _MARK.size + _SLICE.size]):
+            raise TransferIntegrityError("checksum mismatch in the head of a slice")
+        values = _SLICE.unpack_from(head, _MARK.size)
+        transfer, number, length, sequence = values
         if number >= MAX_SLICES or not 1 <= length <= MAX_SLICE_BYTES:
             raise TransferIntegrityError(
                 f"slice {number} of {length} bytes; at most {MAX_SLICES} slices of "
                 f"{MAX_SLICE_BYTES} bytes are allowed"
             )
         return cls(transfer, number, length, sequence)
+
+
+def _checksum(head: bytes | memoryview) -> int:
+    return xxh3_64_intdigest(head) & 0xFFFF
 
 
 class Cuts:
@@ -56,11 +71,11 @@ class Cuts:
         self.count = 0
         self.size = 0
 
-    def check(self, size: int) -> None:
-        """Raise `ValueError` if adding so many bytes makes too many slices."""
-        if self.count + -(-size // self._step) > MAX_SLICES:
+    def check(self, sizes: Sequence[int]) -> None:
+        """Raise `ValueError` if adding parts of so many bytes makes too many slices."""
+        if self.count + sum(-(-size // self._step) for size in sizes) > MAX_SLICES:
             raise ValueError(
-                f"{self.size + size} bytes are more than {MAX_SLICES} slices of "
+                f"{self.size + sum(sizes)} bytes are more than {MAX_SLICES} slices of "
                 f"{self._step} bytes; use larger slices, or add more at a time"
             )
 

@@ -7,9 +7,13 @@ import socket
 import threading
 from collections.abc import Callable
 
-from prefillshare.errors import TransferBroken, TransferIntegrityError
+from prefillshare.errors import (
+    TransferBroken,
+    TransferError,
+    TransferIntegrityError,
+)
 from prefillshare.transfer.tcp.board import Board
-from prefillshare.transfer.tcp.ends import Receiving
+from prefillshare.transfer.tcp.ends import End, Receiving, Sending
 from prefillshare.transfer.tcp.pacing import Pacer
 from prefillshare.transfer.tcp.slices import HEAD_BYTES, TAG_BYTES, SliceHead
 from prefillshare.transfer.tcp.sockets import (
@@ -26,8 +30,9 @@ _log = logging.getLogger(__name__)
 class Stream:
     """Carries slices both ways until it breaks or is shut.
 
-    `lost` is called once, on one of its threads: with what made no sense on it, or with
-    None if it just ended.
+    `lost` is called once, on one of its threads or that of who shut it: with what ends
+    the session, or with None if the stream just ended. `spoiled` is told why a transfer
+    cannot go on.
     """
 
     def __init__(
@@ -36,23 +41,36 @@ class Stream:
         sock: socket.socket,
         board: Board,
         pacer: Pacer,
-        lost: Callable[[Stream, TransferIntegrityError | None], None],
+        lost: Callable[[Stream, TransferError | None], None],
+        spoiled: Callable[[End, TransferError], None],
     ) -> None:
         self.number = number
-        self._sock, self._board, self._pacer, self._lost = sock, board, pacer, lost
+        self._sock, self._board, self._pacer = sock, board, pacer
+        self._lost, self._spoiled = lost, spoiled
         self._lock = threading.Lock()
         self._over = False
         self.bytes_sent = self.bytes_received = 0
-        self._staging = bytearray()
+        self._outgoing, self._incoming = bytearray(), bytearray()
         self.threads = [
             threading.Thread(target=run, name=f"kv-{name}-{number}", daemon=True)
             for name, run in (("send", self._send), ("receive", self._receive))
         ]
 
     def start(self) -> None:
-        """Begin to carry."""
-        for thread in self.threads:
-            thread.start()
+        """Begin to carry; `TransferBroken`, and it is over, if there is no thread."""
+        try:
+            for thread in self.threads:
+                thread.start()
+        except RuntimeError as error:
+            with self._lock:
+                self._over = True
+            shut(self._sock)
+            self._board.wake()
+            self.join()
+            raise TransferBroken(
+                f"no thread for stream {self.number} ({error}); allow more, or free "
+                "memory"
+            ) from error
 
     def alive(self) -> bool:
         """Whether it still carries."""
@@ -69,45 +87,60 @@ class Stream:
                 thread.join()
         self._sock.close()
 
-    def join_receiver(self) -> None:
-        """Wait until nothing more can arrive."""
-        self.threads[1].join()
-
     def info(self) -> StreamInfo:
         """What is known of the connection; `OSError` once it is closed."""
         known = kernel_info(self._sock)
         return StreamInfo(self.number, *known, self.bytes_sent, self.bytes_received)
 
-    def _end(self, error: TransferIntegrityError | None) -> None:
+    def _end(self, error: TransferError | None) -> None:
         with self._lock:
             if self._over:
                 return
             self._over = True
         shut(self._sock)
         self._board.wake()
+        self._pacer.wake()
         self._lost(self, error)
 
+    # An idle stream must not keep the memory of what it carried last, so each slice has
+    # a call of its own.
+
     def _send(self) -> None:
-        staging = bytearray()
-        while (job := self._board.take(self.number, self.alive)) is not None:
-            end, head = job
-            self._pacer.wait(head.length)
+        error = None
+        try:
+            while (job := self._board.take(self.number, self.alive)) is not None:
+                if not self._put(*job):
+                    break
+                del job
+        except MemoryError:
+            error = TransferBroken("no memory for what a stream sends; free some")
+        self._end(error)
+
+    def _put(self, end: Sending, head: SliceHead) -> bool:
+        self._pacer.wait(head.length, self.alive)
+        try:
             fixed, views = head.pack(), end.views(head)
             need = head.length + TAG_BYTES if end.guard.staged else 0
-            staging = _grown(staging, need)
-            try:
-                tag, payload = end.guard.protect(fixed, head.sequence, views, staging)
-                send_all(self._sock, [fixed + tag, *payload])
-            except OSError:
-                self._board.leave(end, self.number)
-                break
-            self.bytes_sent += head.length
+            self._outgoing = _grown(self._outgoing, need)
+            tag, payload = end.guard.protect(
+                fixed, head.sequence, views, self._outgoing
+            )
+            send_all(self._sock, [fixed + tag, *payload])
+        except OSError:
+            # It counts as sent until what became of it is known, as all on this stream.
             self._board.sent(end, head, self.number)
-        self._end(None)
+            return False
+        except MemoryError:
+            self._board.sent(end, head, self.number)
+            self._spoiled(end, _no_memory(head))
+            return False
+        self.bytes_sent += head.length
+        self._board.sent(end, head, self.number)
+        return True
 
     def _receive(self) -> None:
         head = memoryview(bytearray(HEAD_BYTES))
-        error = None
+        error: TransferError | None = None
         try:
             while True:
                 receive_all(self._sock, [head])
@@ -116,13 +149,15 @@ class Stream:
             pass
         except TransferIntegrityError as bad:
             error = bad
+        except MemoryError:
+            error = TransferBroken("no memory for what a stream receives; free some")
         self._end(error)
 
     def _admit(self, head: SliceHead, raw: bytes) -> None:
         claim = self._board.claim(head, self.number, self.alive)
         if claim is None:
-            self._staging = _grown(self._staging, head.length)
-            receive_all(self._sock, [memoryview(self._staging)[: head.length]])
+            self._incoming = _grown(self._incoming, head.length)
+            receive_all(self._sock, [memoryview(self._incoming)[: head.length]])
             return
         end, views = claim
         try:
@@ -130,7 +165,12 @@ class Stream:
         except TransferIntegrityError as error:
             _log.warning("%s: %s", head, error)
             self._board.release(end, head, self.number)
-            self._board.end(end, error)
+            self._spoiled(end, error)
+        except MemoryError as error:
+            broken = _no_memory(head)
+            self._board.release(end, head, self.number)
+            self._spoiled(end, broken)
+            raise broken from error
         except BaseException:
             self._board.release(end, head, self.number)
             raise
@@ -144,8 +184,8 @@ class Stream:
         fixed, tag = raw[:-TAG_BYTES], raw[-TAG_BYTES:]
         received = None
         if end.guard.staged:
-            self._staging = _grown(self._staging, head.length + TAG_BYTES)
-            received = memoryview(self._staging)[: head.length + TAG_BYTES]
+            self._incoming = _grown(self._incoming, head.length + TAG_BYTES)
+            received = memoryview(self._incoming)[: head.length + TAG_BYTES]
             receive_all(self._sock, [received[: head.length]])
         else:
             receive_all(self._sock, views)
@@ -154,3 +194,10 @@ class Stream:
 
 def _grown(buffer: bytearray, size: int) -> bytearray:
     return buffer if len(buffer) >= size else bytearray(size)
+
+
+def _no_memory(head: SliceHead) -> TransferBroken:
+    return TransferBroken(
+        f"no memory for a slice of {head.length} bytes; free some, or use smaller "
+        "slices"
+    )

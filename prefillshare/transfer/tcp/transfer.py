@@ -5,13 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 
-from xxhash import xxh3_64_intdigest
-
-from prefillshare.errors import (
-    TransferClosed,
-    TransferIntegrityError,
-    TransferTimeout,
-)
+from prefillshare.errors import TransferClosed, TransferError, TransferTimeout
 from prefillshare.transfer.base import Batch, Grant, Ranges, Region
 from prefillshare.transfer.pending import Pending
 from prefillshare.transfer.ranges import (
@@ -24,8 +18,8 @@ from prefillshare.transfer.rows import Covered
 from prefillshare.transfer.secure.sealing import KEY_BYTES, guard_of
 from prefillshare.transfer.tcp import frames
 from prefillshare.transfer.tcp.ends import End, Receiving, Sending, Whole
-from prefillshare.transfer.tcp.outcomes import fail_of
 from prefillshare.transfer.tcp.session import Session
+from prefillshare.transfer.timer import Due
 
 
 class TcpTransfer(Pending):
@@ -50,7 +44,8 @@ class TcpTransfer(Pending):
         guard = guard_of(self.sealed, self._key, from_lender=not writing)
         self.end: End = kind(number, region.memory, slice_bytes, guard, self._over)
         self._covered = Covered()
-        self._due = session.timer.after(timeout, lambda: self._expire(timeout))
+        self._timeout = timeout
+        self._due: Due | None = None
 
     @property
     def progress(self) -> tuple[int, int]:
@@ -58,12 +53,22 @@ class TcpTransfer(Pending):
         return self.end.moved, self.end.pieces.size
 
     def open(self, whole: tuple[Ranges, Ranges] | None, note: bytes) -> None:
-        """Tell the peer, before anything is fed; a small write goes all at once."""
+        """Tell the peer, before anything is fed; a small write goes all at once.
+
+        Raises why the session is over, if it is; so is the transfer then.
+        """
+        try:
+            self._open(whole, note)
+        except TransferError as error:
+            self.settle(error)
+            raise
+
+    def _open(self, whole: tuple[Ranges, Ranges] | None, note: bytes) -> None:
         grant = bytes.fromhex(self._grant.grant_id)
         secret = bytes.fromhex(self._grant.capability)
         number = self.end.number
         if whole is None:
-            self._session.board.open(self.end)
+            self._enter()
             write, step = self._grant.access == "write", self.end.slice_bytes
             frame = frames.Open(number, write, step, grant, secret, self._key, note)
             self._session.send(frame)
@@ -73,11 +78,15 @@ class TcpTransfer(Pending):
         self.announce(0, len(local))
         payload = b"".join(self.end.pieces.views(0, self.end.pieces.size))
         rest = frames.packed(remote) + note + payload
-        checksum = xxh3_64_intdigest(payload)
         counts = len(remote), len(note)
         self.end.moved = len(payload)
+        self.end.finish()
+        self._enter()
+        self._session.send(frames.Eager(number, grant, secret, *counts, rest))
+
+    def _enter(self) -> None:
         self._session.board.open(self.end)
-        self._session.send(frames.Eager(number, grant, secret, checksum, *counts, rest))
+        self._due = self._session.timer.after(self._timeout, self._expire)
 
     def add(self, batch: Batch) -> None:
         """See `Transfer.add`."""
@@ -88,15 +97,21 @@ class TcpTransfer(Pending):
         number = self.end.number
         if self.end.ended:
             raise self.end.failure or TransferClosed("the transfer is over")
+        if self.end.finished:
+            raise ValueError("the transfer is finished; nothing more can be added")
+        count, local = len(local), joined(local)
+        several = list(parts(remote))
+        sizes = [int(part[:, 1].sum()) for part in several]
+        self.end.check(local, sizes)
         self._covered.add(local if isinstance(self.end, Receiving) else remote)
         # The peer is told first: what it must send, or where to put what comes.
-        sizes = []
-        for part in parts(remote):
-            add = frames.Add(number, frames.packed(part))
-            self._session.send(add, wait=True)
-            sizes.append(int(part[:, 1].sum()))
+        for part in several:
+            if self.end.ended:
+                break
+            self._session.send(frames.Add(number, frames.packed(part)))
+            self._session.settle(lambda: not self.end.ended)
         self._session.board.add(self.end, local, sizes)
-        self.announce(0, len(local))
+        self.announce(0, count)
 
     def finish(self) -> None:
         """See `Transfer.finish`."""
@@ -106,9 +121,15 @@ class TcpTransfer(Pending):
         if not total:
             self.stop(TransferClosed("nothing was added to it"))
             raise ValueError("a transfer of nothing; add a batch before `finish`")
-        self._session.send(frames.Finish(self.end.number, total), wait=True)
         board = self._session.board
-        board.finish(self.end)
+        finish = frames.Finish(self.end.number, total)
+        # Who receives says that all has arrived, which must not come before that.
+        if isinstance(self.end, Receiving):
+            self._session.send(finish)
+            board.finish(self.end)
+        else:
+            board.finish(self.end)
+            self._session.send(finish)
         # Whoever waits is told on a thread of the engine.
         self._session.timer.after(0.0, lambda: board.end_if_complete(self.end))
 
@@ -118,20 +139,18 @@ class TcpTransfer(Pending):
 
     def _break_off(self) -> None:
         cause = self.cause or TransferClosed("stopped on this side")
-        if self._session.board.end(self.end, cause):
-            self._session.send(fail_of(self.end.number, cause))
+        self._session.fail(self.end, cause)
 
-    def _expire(self, timeout: float) -> None:
+    def _expire(self) -> None:
         moved, total = self.progress
-        text = f"{moved} of {total} bytes moved within {timeout} s"
+        text = f"{moved} of {total} bytes moved within {self._timeout} s"
         self.stop(TransferTimeout(text))
 
     def _over(self, failure: Exception | None) -> None:
-        self._due.cancel()
+        if self._due is not None:
+            self._due.cancel()
         if failure is None and isinstance(self.end, Receiving):
             self._session.send(frames.Done(self.end.number))
-        elif isinstance(failure, TransferIntegrityError):
-            self._session.send(fail_of(self.end.number, failure))
         self.count(self.end.moved)
         self.settle(failure)
 

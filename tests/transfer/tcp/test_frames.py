@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 
 import numpy as np
@@ -30,7 +31,7 @@ def eager(draw: st.DrawFn) -> frames.Eager:
     ranges = np.array([(7, length) for length in lengths], np.int64)
     note, payload = draw(st.binary(max_size=50)), bytes(sum(lengths))
     rest = frames.packed(ranges) + note + payload
-    fixed = draw(U32), draw(ID), draw(SECRET), draw(U64)
+    fixed = draw(U32), draw(ID), draw(SECRET)
     return frames.Eager(*fixed, len(ranges), len(note), rest)
 
 
@@ -71,6 +72,29 @@ def test_a_cut_frame_is_broken(frame: frames.Frame, data: st.DataObject) -> None
         read(whole[: data.draw(st.integers(0, len(whole) - 1))])
 
 
+@given(FRAMES, st.data())
+def test_a_flipped_bit_is_found(frame: frames.Frame, data: st.DataObject) -> None:
+    changed = bytearray(frame.encode())
+    bit = data.draw(st.integers(0, 8 * len(changed) - 1))
+    changed[bit // 8] ^= 1 << bit % 8
+    # A longer frame than was sent does not come to its end.
+    with pytest.raises((TransferIntegrityError, TransferBroken)):
+        read(bytes(changed))
+
+
+@given(FRAMES, st.lists(st.integers(1, 40)))
+def test_a_frame_may_arrive_in_any_pieces(
+    frame: frames.Frame, pieces: list[int]
+) -> None:
+    source, sizes = io.BytesIO(frame.encode()), itertools.chain(pieces)
+
+    def receive(size: int) -> bytes:
+        return source.read(min(size, next(sizes, size)))
+
+    assert frames.read_frame(receive) == frame
+    assert not source.read()
+
+
 @given(st.binary(max_size=300))
 def test_garbage_is_an_error_with_a_name(garbage: bytes) -> None:
     try:
@@ -85,11 +109,11 @@ def test_sizes_are_bounded_before_anything_is_received() -> None:
 
     def receive(size: int) -> bytes:
         asked.append(size)
-        return struct.pack("!IB3s", 2**31, frames.Add.kind, bytes(3))
+        return struct.pack("!IB3sQ", 2**31, frames.Add.kind, bytes(3), 0)
 
     with pytest.raises(TransferIntegrityError, match="2147483648"):
         frames.read_frame(receive)
-    assert asked == [8]
+    assert asked == [16]
 
 
 @given(RANGES)
@@ -108,8 +132,16 @@ def test_malformed_tables_are_value_errors(table: bytes) -> None:
 
 def test_a_small_write_must_fill_its_ranges() -> None:
     table = frames.packed(np.array([[0, 5]]))
-    frame = frames.Eager(1, bytes(16), bytes(32), 0, 1, 2, table + b"hi" + b"1234")
+    frame = frames.Eager(1, bytes(16), bytes(32), 1, 2, table + b"hi" + b"1234")
     with pytest.raises(ValueError, match="4 bytes do not fill"):
+        frame.parts()
+
+
+def test_a_small_write_has_a_short_note() -> None:
+    table, note = frames.packed(np.array([[0, 1]])), bytes(MAX_NOTE_BYTES + 1)
+    counts = 1, len(note)
+    frame = frames.Eager(1, bytes(16), bytes(32), *counts, table + note + b"1")
+    with pytest.raises(ValueError, match="note of 4097"):
         frame.parts()
 
 
@@ -143,6 +175,14 @@ def test_slice_heads_are_read_back(
 def test_slices_out_of_bounds_are_refused(number: int, length: int) -> None:
     with pytest.raises(TransferIntegrityError, match="slice"):
         SliceHead.unpack(SliceHead(1, number, length, 0).pack() + bytes(16))
+
+
+@given(st.integers(0, 8 * (HEAD_BYTES - 16) - 1))
+def test_a_flipped_bit_in_the_head_of_a_slice_is_found(bit: int) -> None:
+    changed = bytearray(SliceHead(7, 3, 65536, 9).pack() + bytes(16))
+    changed[bit // 8] ^= 1 << bit % 8
+    with pytest.raises(TransferIntegrityError):
+        SliceHead.unpack(bytes(changed))
 
 
 def test_a_stream_of_something_else_is_named() -> None:
