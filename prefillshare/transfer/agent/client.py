@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import queue
-import socket
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from prefillshare.errors import (
-    TransferBroken,
-    TransferClosed,
-    TransferError,
-    TransferTimeout,
-)
+from prefillshare.errors import TransferClosed, TransferError
+from prefillshare.transfer.agent.connection import ANSWER_SECONDS, Connection
 from prefillshare.transfer.agent.link import AgentLink, AgentTransfer
-from prefillshare.transfer.agent.messages import (
-    Message,
-    Messenger,
-    error_from,
-    receive_arena,
-)
+from prefillshare.transfer.agent.messages import Message
+from prefillshare.transfer.arena import Arena
 from prefillshare.transfer.base import (
     ID_BYTES,
     Access,
@@ -37,11 +26,8 @@ from prefillshare.transfer.base import (
     Region,
 )
 from prefillshare.transfer.ranges import as_ranges, check_disjoint, check_within
-from prefillshare.transfer.shm.wire import check_peer
 
 _log = logging.getLogger(__name__)
-# For an answer of the agent, beyond the time that a question itself may take.
-ANSWER_SECONDS = 30.0
 
 
 @dataclass
@@ -60,43 +46,28 @@ class AgentEngine:
     """
 
     def __init__(self, path: str, timeout: float = 10.0) -> None:
-        self._sock = socket.socket(socket.AF_UNIX)
-        try:
-            self._sock.settimeout(timeout)
-            self._sock.connect(path)
-            check_peer(self._sock)
-            self.arena = receive_arena(self._sock)
-            self._messenger = Messenger(self._sock)
-            self._address = str(self._messenger.receive().body["address"])
-            self._sock.settimeout(None)
-        except (OSError, TransferError) as error:
-            self._sock.close()
-            if isinstance(error, TransferError):
-                raise
-            raise TransferBroken(
-                f"{path}: no agent answers there ({error}); start one with "
-                "`prefillshare serve agent`"
-            ) from error
         self._lock = threading.Condition()
         self._numbers = itertools.count(1)
         self._offsets: dict[Region, int] = {}
-        self._asked: dict[int, Future[Mapping[str, Any]]] = {}
         self._lent: dict[int, _Lent] = {}
         self._transfers: dict[int, AgentTransfer] = {}
-        self._gone: TransferError | None = None
         # What the user is told runs apart from what hears the agent, and may ask it.
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._threads = [
-            threading.Thread(target=run, name="agent", daemon=True)
-            for run in (self._run, self._call)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._thread = threading.Thread(target=self._call, name="agent-calls")
+        self._thread.daemon = True
+        self._agent = Connection(path, timeout, self._told, self._end)
+        self._agent.start()
+        self._thread.start()
+
+    @property
+    def arena(self) -> Arena:
+        """The agent's."""
+        return self._agent.arena
 
     @property
     def address(self) -> str:
         """See `Engine.address`: the agent's."""
-        return self._address
+        return self._agent.address
 
     def allocate(self, size: int) -> memoryview:
         """A new part of the arena; `CapacityError` if it is full."""
@@ -109,8 +80,7 @@ class AgentEngine:
 
     def register(self, buffer: memoryview) -> Region:
         """See `Engine.register`; `ValueError` for memory outside of the arena."""
-        if self._gone:
-            raise self._gone
+        self._agent.check()
         if buffer.readonly or not buffer.c_contiguous or not buffer.nbytes:
             raise ValueError("a region must be contiguous, writable and not empty")
         offset = self.arena.offset_of(buffer)
@@ -182,43 +152,19 @@ class AgentEngine:
 
     def close(self) -> None:
         """See `Engine.close`; the arena is unmapped with the last part of it."""
-        with contextlib.suppress(TransferError):
-            self.ask({"do": "close"})
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join()
-        self._messenger.close()
+        self._agent.close()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
 
     def ask(
         self, body: Mapping[str, Any], blob: bytes = b"", timeout: float = 0.0
     ) -> Mapping[str, Any]:
-        """Put a question to the agent; raises what it answers with.
-
-        `TransferTimeout` if it does not answer within `timeout` and some seconds more.
-        """
-        number, answer = next(self._numbers), Future[Mapping[str, Any]]()
-        with self._lock:
-            if self._gone:
-                raise self._gone
-            self._asked[number] = answer
-        self._messenger.send({"id": number, **body}, blob)
-        try:
-            reply = answer.result(timeout + ANSWER_SECONDS)
-        except TimeoutError as error:
-            raise TransferTimeout(
-                f"the agent has not answered for {timeout + ANSWER_SECONDS} s; see "
-                "whether it hangs, and start it again if so"
-            ) from error
-        if "error" in reply:
-            raise error_from(reply["error"])
-        return reply
+        """See `Connection.ask`."""
+        return self._agent.ask(body, blob, timeout)
 
     def tell(self, body: Mapping[str, Any]) -> None:
-        """Have the agent do something, without waiting for it."""
-        with contextlib.suppress(TransferError):
-            self._messenger.send(body)
+        """See `Connection.tell`."""
+        self._agent.tell(body)
 
     def number(self) -> int:
         """One that no other transfer of this process has."""
@@ -237,20 +183,9 @@ class AgentEngine:
                 self._transfers.pop(transfer.number, None)
             raise
 
-    def _run(self) -> None:
-        try:
-            while True:
-                self._hear(self._messenger.receive())
-        except TransferError as error:
-            self._end(error)
-
-    def _hear(self, message: Message) -> None:
+    def _told(self, message: Message) -> None:
         body = message.body
-        if "id" in body:
-            with self._lock:
-                answer = self._asked.pop(int(body["id"]))
-            answer.set_result(body)
-        elif "over" in body:
+        if "over" in body:
             with self._lock:
                 transfer = self._transfers.pop(int(body["over"]), None)
             if transfer is not None:
@@ -276,17 +211,12 @@ class AgentEngine:
                 del self._lent[tag]
                 self._lock.notify_all()
 
-    def _end(self, why: TransferError) -> None:
+    def _end(self, gone: TransferError) -> None:
         with self._lock:
-            self._gone = TransferClosed(f"the agent is gone: {why}")
-            asked, self._asked = list(self._asked.values()), {}
             transfers, self._transfers = list(self._transfers.values()), {}
             tags = list(self._lent)
-        for answer in asked:
-            answer.set_exception(TransferBroken(f"the agent is gone: {why}"))
-        broken = TransferBroken(f"the agent is gone: {why}")
         for transfer in transfers:
-            self._calls.put(partial(transfer.settle, broken))
+            self._calls.put(partial(transfer.settle, gone))
         for tag in tags:
             self._calls.put(partial(self._ended, tag, GrantEnd(Outcome.CLOSED)))
         self._calls.put(None)
@@ -297,3 +227,5 @@ class AgentEngine:
                 call()
             except Exception:
                 _log.exception("what was told of an end failed")
+            # What it holds is not held until the next one.
+            del call

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -142,7 +143,7 @@ class AgentLink:
         if self._closed:
             raise TransferClosed("the link is closed; connect again")
         self._engine.offset_of(region)
-        if not timeout > 0:
+        if not 0 < timeout <= threading.TIMEOUT_MAX:
             raise ValueError(f"timeout is {timeout} seconds, it must be above 0")
         if len(note) > MAX_NOTE_BYTES:
             raise ValueError(f"a note of {len(note)} bytes exceeds {MAX_NOTE_BYTES}")

@@ -10,17 +10,25 @@ import json
 import os
 import socket
 import struct
-import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from prefillshare import errors
-from prefillshare.errors import TransferBroken, TransferError, TransferIntegrityError
+from prefillshare.errors import (
+    TransferBroken,
+    TransferError,
+    TransferIntegrityError,
+    TransferTimeout,
+)
 from prefillshare.transfer.arena import Arena
+from prefillshare.transfer.outbox import Outbox
+from prefillshare.transfer.secure.channel import PlainChannel
 
 _HEAD = struct.Struct("!II")
 MAX_JSON, MAX_BLOB = 1 << 16, 1 << 26
+MAX_WAITING = 2 * MAX_BLOB
 _NAMED = {
     name: kind
     for name, kind in vars(errors).items()
@@ -35,27 +43,49 @@ class Message:
     body: Mapping[str, Any]
     blob: bytes = b""
 
+    def encode(self, _: int = 0) -> bytes:
+        """As it travels; `ValueError` if it is too long."""
+        text = json.dumps(self.body).encode()
+        if len(text) > MAX_JSON or len(self.blob) > MAX_BLOB:
+            raise ValueError(
+                f"a message of {len(text)} and {len(self.blob)} bytes; at most "
+                f"{MAX_JSON} and {MAX_BLOB} are allowed"
+            )
+        return _HEAD.pack(len(text), len(self.blob)) + text + self.blob
+
 
 class Messenger:
-    """Sends and receives messages over a socket; any thread may send."""
+    """Sends and receives messages over a socket; any thread may send.
+
+    Raises `TransferBroken` if the other process is gone, or reads nothing while much is
+    sent.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._lock = threading.Lock()
+        self._outbox = Outbox(PlainChannel(sock), MAX_WAITING)
 
-    def send(self, body: Mapping[str, Any], blob: bytes = b"") -> None:
-        """Send one; `TransferBroken` if the other process is gone."""
-        text = json.dumps(body).encode()
-        if len(text) > MAX_JSON or len(blob) > MAX_BLOB:
-            raise ValueError(
-                f"a message of {len(text)} and {len(blob)} bytes; at most {MAX_JSON} "
-                f"and {MAX_BLOB} are allowed"
-            )
+    def post(self, body: Mapping[str, Any], blob: bytes = b"") -> None:
+        """Have one sent by the next `flush`."""
+        self._outbox.put(Message(body, blob))
+
+    def flush(self) -> bool:
+        """Send what the other process reads at once; False if something is left."""
         try:
-            with self._lock:
-                self._sock.sendall(_HEAD.pack(len(text), len(blob)) + text + blob)
+            return self._outbox.flush()
         except OSError as error:
             raise TransferBroken(f"the process is gone: {error}") from error
+
+    def send(self, body: Mapping[str, Any], blob: bytes, seconds: float) -> None:
+        """Send one; `TransferTimeout` if it has not been read in so many seconds."""
+        self._outbox.put(Message(body, blob))
+        deadline = time.monotonic() + seconds
+        try:
+            done = self._outbox.wait(lambda: time.monotonic() < deadline)
+        except OSError as error:
+            raise TransferBroken(f"the process is gone: {error}") from error
+        if not done:
+            raise TransferTimeout(f"the process has read nothing for {seconds} s")
 
     def receive(self) -> Message:
         """Wait for one.
@@ -77,7 +107,7 @@ class Messenger:
 
     def close(self) -> None:
         """Close the socket."""
-        self._sock.close()
+        self._outbox.close()
 
     def _exactly(self, size: int) -> bytes:
         data = bytearray(size)

@@ -18,8 +18,10 @@ from prefillshare.transfer.base import (
     Link,
 )
 from prefillshare.transfer.shm.wire import check_peer
+from prefillshare.transfer.timer import Timer
 
 _log = logging.getLogger(__name__)
+_SHORT_SECONDS = 0.05
 
 
 class Agent:
@@ -44,7 +46,8 @@ class Agent:
         self._lock = threading.Lock()
         self._links: dict[str, Link] = {}
         self._workers: set[Worker] = set()
-        self._closed = False
+        self._closed = threading.Event()
+        self.timer = Timer("agent-timer")
         self._socket = socket.socket(socket.AF_UNIX)
         try:
             self._socket.bind(path)
@@ -95,7 +98,7 @@ class Agent:
     def close(self) -> None:
         """End all transfers and let the workers go; may be repeated."""
         with self._lock:
-            self._closed = True
+            self._closed.set()
             workers = list(self._workers)
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
@@ -107,6 +110,7 @@ class Agent:
             worker.shut()
         for worker in workers:
             worker.join()
+        self.timer.close()
         self.engine.close()
         self.region.memory.release()
         with contextlib.suppress(BufferError):
@@ -116,18 +120,24 @@ class Agent:
         while True:
             try:
                 sock, _ = self._socket.accept()
-            except OSError:
-                return
+            except OSError as error:
+                # Descriptors may be used up for a while: do not spin on that.
+                if self._closed.wait(_SHORT_SECONDS):
+                    return
+                _log.warning("accept failed: %s", error)
+                continue
             try:
                 check_peer(sock)
-            except TransferError as error:
+                self._serve(sock)
+            except (TransferError, RuntimeError, MemoryError) as error:
                 _log.warning("a process was turned away: %s", error)
                 sock.close()
-                continue
-            worker = Worker(self, sock)
-            with self._lock:
-                if self._closed:
-                    sock.close()
-                    return
-                self._workers.add(worker)
+
+    def _serve(self, sock: socket.socket) -> None:
+        worker = Worker(self, sock)
+        with self._lock:
+            if self._closed.is_set():
+                sock.close()
+                return
             worker.start()
+            self._workers.add(worker)

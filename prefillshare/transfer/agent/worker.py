@@ -28,6 +28,8 @@ from prefillshare.transfer.base import (
     Region,
     Transfer,
 )
+from prefillshare.transfer.outbox import AGAIN_SECONDS
+from prefillshare.transfer.timer import Timer
 
 _log = logging.getLogger(__name__)
 # How long a worker that is gone may still be read from or written to.
@@ -40,6 +42,7 @@ class Host(Protocol):
     engine: Engine
     arena: Arena
     region: Region
+    timer: Timer
 
     def allocate(self, size: int) -> int:
         """See `Space.allocate`."""
@@ -62,6 +65,8 @@ class Worker:
         self._messenger = Messenger(sock)
         self._changed = threading.Condition()
         self._closing = False
+        # Whether a timed call will send what the worker has not read.
+        self._waits = False
         self._parts: set[int] = set()
         self._grants: set[str] = set()
         self._transfers: dict[int, Transfer] = {}
@@ -96,7 +101,7 @@ class Worker:
     def _run(self) -> None:
         try:
             send_arena(self._sock, self._agent.arena)
-            self._messenger.send({"address": self._agent.engine.address})
+            self._tell({"address": self._agent.engine.address})
             while True:
                 self._answer(self._messenger.receive())
         except (OSError, PrefillShareError) as error:
@@ -115,8 +120,12 @@ class Worker:
             reply = act(body, message.blob)
         except (PrefillShareError, ValueError, KeyError, TypeError) as error:
             reply = {"error": error_to(error)}
+        except Exception as error:
+            # A worker that asks for too much must not take its connection with it.
+            _log.exception("an agent could not %s", body.get("do"))
+            reply = {"error": error_to(error)}
         if "id" in body:
-            self._messenger.send({"id": body["id"], **reply})
+            self._tell({"id": body["id"], **reply})
 
     def _allocate(self, body: Mapping[str, Any], _: bytes) -> dict[str, Any]:
         first = self._agent.allocate(int(body["size"]))
@@ -212,8 +221,31 @@ class Worker:
             return self._transfers.get(int(body["number"]))
 
     def _tell(self, body: Mapping[str, Any], blob: bytes = b"") -> None:
-        with contextlib.suppress(TransferError):
-            self._messenger.send(body, blob)
+        """Tell the worker; one that does not read holds no thread of the engine up."""
+        try:
+            self._messenger.post(body, blob)
+        except TransferError as error:
+            self._gone(error)
+        else:
+            self._flush()
+
+    def _flush(self) -> None:
+        try:
+            done = self._messenger.flush()
+        except TransferError as error:
+            self._gone(error)
+            return
+        if not done and not self._waits:
+            self._waits = True
+            self._agent.timer.after(AGAIN_SECONDS, self._flush_again)
+
+    def _flush_again(self) -> None:
+        self._waits = False
+        self._flush()
+
+    def _gone(self, error: TransferError) -> None:
+        _log.info("a worker is gone: %s", error)
+        self.shut()
 
     def _give_back(self) -> None:
         with self._changed:

@@ -18,11 +18,11 @@ from prefillshare.errors import (
     TransferError,
     TransferIntegrityError,
 )
+from prefillshare.transfer.outbox import AGAIN_SECONDS, Outbox
 from prefillshare.transfer.secure.channel import Channel
 from prefillshare.transfer.tcp import frames
 from prefillshare.transfer.tcp.board import Board
 from prefillshare.transfer.tcp.ends import End
-from prefillshare.transfer.tcp.outbox import Outbox
 from prefillshare.transfer.tcp.outcomes import fail_of, failure_of
 from prefillshare.transfer.tcp.pacing import Pacer
 from prefillshare.transfer.tcp.settings import TcpSettings
@@ -31,8 +31,8 @@ from prefillshare.transfer.tcp.streams import Streams
 from prefillshare.transfer.timer import Timer
 
 _log = logging.getLogger(__name__)
-# How long a peer that does not read is left alone before it is tried again.
-AGAIN_SECONDS = 0.02
+# Of control frames, for a peer that does not read; it is given up then.
+MAX_WAITING_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Session:
         self.agreed, self.settings, self.timer = agreed, settings, timer
         self.board = Board(self._stalled)
         self._channel, self._role = channel, role
-        self._outbox = Outbox(channel, place=1)
+        self._outbox = Outbox(channel, MAX_WAITING_BYTES, place=1)
         self._pacer = Pacer(settings.bytes_per_second)
         self._streams = Streams(self.board, self._pacer, self._lost, self.fail)
         self._lock = threading.Lock()
@@ -121,17 +121,18 @@ class Session:
         except (OSError, TransferError, MemoryError) as error:
             self._gone(error)
             return
-        if not done and not self._waits:
-            self._waits = True
-            self.timer.after(AGAIN_SECONDS, self._send_again)
+        if not done:
+            self._send_later()
 
     def settle(self, wanted: Callable[[], bool]) -> None:
         """Wait until the peer's socket has all that was sent, while that is wanted."""
         try:
-            self._outbox.wait(lambda: self.alive and wanted())
+            done = self._outbox.wait(lambda: self.alive and wanted())
         except (OSError, TransferError, MemoryError) as error:
             self._gone(error)
-        self.send()
+            return
+        if not done:
+            self._send_later()
 
     def fail(self, end: End, error: Exception) -> None:
         """End a transfer on this side, and tell the peer why."""
@@ -168,6 +169,11 @@ class Session:
         here = threading.current_thread() is self._thread or self._streams.here()
         if not here and self._thread.ident is not None:
             self._thread.join()
+
+    def _send_later(self) -> None:
+        if not self._waits:
+            self._waits = True
+            self.timer.after(AGAIN_SECONDS, self._send_again)
 
     def _send_again(self) -> None:
         self._waits = False

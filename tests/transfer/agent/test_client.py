@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prefillshare.errors import TransferClosed, TransferTimeout
-from prefillshare.transfer.agent import client
+from prefillshare.errors import TransferBroken, TransferTimeout
+from prefillshare.transfer.agent import connection
 from prefillshare.transfer.agent.client import AgentEngine
 from prefillshare.transfer.agent.server import Agent
 from prefillshare.transfer.arena import Arena
@@ -40,7 +40,7 @@ def test_an_owner_is_told_once_though_the_connection_ends_as_well(
     several = [Ends() for _ in range(5)]
     # The rest is heard of, and not passed on yet, when the connection ends.
     worker.grant(
-        region, WHOLE, "read", lambda _: until(lambda: worker._gone is not None)
+        region, WHOLE, "read", lambda _: until(lambda: worker._agent._gone is not None)
     )
     for ends in several:
         worker.grant(region, WHOLE, "read", ends)
@@ -53,7 +53,7 @@ def test_an_owner_is_told_once_though_the_connection_ends_as_well(
 def test_an_agent_that_hangs_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(connection, "ANSWER_SECONDS", 0.05)
     with agent_process(tmp_path) as (process, _):
         worker = AgentEngine(str(tmp_path / "socket"))
         os.kill(process.pid, signal.SIGSTOP)
@@ -74,7 +74,7 @@ def test_an_agent_that_is_gone_is_said_and_its_grants_are_over(tmp_path: Path) -
         worker.grant(region, WHOLE, "read", ends)
         process.kill()
         assert ends.one().outcome is Outcome.CLOSED
-        with pytest.raises(TransferClosed, match="the agent is gone"):
+        with pytest.raises(TransferBroken, match="the agent is gone"):
             worker.grant(region, WHOLE, "read", ends)
         worker.close()
         assert len(ends.told) == 1

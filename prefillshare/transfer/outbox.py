@@ -1,28 +1,35 @@
-"""Control frames on their way to the peer."""
+"""What is on its way to a peer that may not read."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
 from prefillshare.errors import TransferBroken
 from prefillshare.transfer.secure.channel import Channel
-from prefillshare.transfer.tcp.frames import Frame
 
-# A peer for which more than that waits is given up.
-MAX_WAITING_BYTES = 1 << 26
-_POLL_SECONDS = 0.02
+# How long a peer that does not read is left alone before it is tried again.
+AGAIN_SECONDS = 0.02
+
+
+class Message(Protocol):
+    """What can be sent."""
+
+    def encode(self, place: int) -> bytes:
+        """The message as it travels, as the `place`-th on its way."""
 
 
 class Outbox:
-    """Sends frames in the order in which they were put in; any thread may put.
+    """Sends messages in the order in which they were put in; any thread may put.
 
     The first is at `place` on its way. A peer that does not read holds nobody up who
-    does not choose to wait: what its socket does not take stays here.
+    does not choose to wait: what its socket does not take stays here, up to
+    `max_bytes`.
     """
 
-    def __init__(self, channel: Channel, place: int) -> None:
-        self._channel, self._place = channel, place
+    def __init__(self, channel: Channel, max_bytes: int, place: int = 0) -> None:
+        self._channel, self._max_bytes, self._place = channel, max_bytes, place
         self._lock = threading.Lock()
         self._waiting: list[bytes] = []
         self._bytes = 0
@@ -35,18 +42,17 @@ class Outbox:
         """Whether all has been sent."""
         return not (self._waiting or self._rest)
 
-    def put(self, *messages: Frame) -> None:
-        """Add frames; `TransferBroken` if too much waits for the peer to read."""
+    def put(self, *messages: Message) -> None:
+        """Add messages; `TransferBroken` if too much waits for the peer to read."""
         with self._lock:
             for message in messages:
                 self._waiting.append(message.encode(self._place))
                 self._place += 1
                 self._bytes += len(self._waiting[-1])
             waiting = self._bytes
-        if waiting > MAX_WAITING_BYTES:
+        if waiting > self._max_bytes:
             raise TransferBroken(
-                f"it reads nothing: {waiting} bytes wait for it, {MAX_WAITING_BYTES} "
-                "may"
+                f"it reads nothing: {waiting} bytes wait for it, {self._max_bytes} may"
             )
 
     def flush(self) -> bool:
@@ -63,12 +69,16 @@ class Outbox:
                 self._sending.release()
         return True
 
-    def wait(self, wanted: Callable[[], bool]) -> None:
-        """Send everything, for as long as it is `wanted`; raises as `flush`."""
+    def wait(self, wanted: Callable[[], bool]) -> bool:
+        """Send everything, for as long as it is `wanted`; whether all is sent.
+
+        Raises as `flush`.
+        """
         while not self.empty and wanted():
             with self._sending:
                 if not self._drain():
-                    self._channel.wait_writable(_POLL_SECONDS)
+                    self._channel.wait_writable(AGAIN_SECONDS)
+        return self.flush()
 
     def close(self) -> None:
         """Close the channel."""
@@ -82,7 +92,7 @@ class Outbox:
                     return False
                 self._rest = self._rest[sent:]
             with self._lock:
-                frames, self._waiting, self._bytes = self._waiting, [], 0
-            if not frames:
+                messages, self._waiting, self._bytes = self._waiting, [], 0
+            if not messages:
                 return True
-            self._rest = memoryview(self._channel.seal(b"".join(frames)))
+            self._rest = memoryview(self._channel.seal(b"".join(messages)))
