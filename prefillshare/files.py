@@ -1,11 +1,11 @@
-"""Directories that are written whole or not at all."""
+"""Directories and files that are written whole or not at all."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -47,6 +47,31 @@ def written_whole(directory: Path, what: str, remedy: str = "") -> Iterator[Path
         ) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Put `text` in the place of what the file at `path` holds, if it is there.
+
+    Until all of it is on the disk, what was there stays.
+
+    Raises:
+        CheckpointError: it could not be written; nothing half-written is left.
+    """
+    # Several processes may write one file: the last to finish has it.
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh.write_text(text)
+        _sync(fresh)
+        fresh.replace(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} could not be written: {error}; free space or choose another "
+            "place, then start again"
+        ) from error
+    finally:
+        with suppress(OSError):
+            fresh.unlink()
 
 
 def recovered(directory: Path) -> bool:

@@ -10,13 +10,15 @@ import pytest
 from filelock import FileLock
 
 from prefillshare.bench.accuracy.experiment import run_accuracy
+from prefillshare.bench.accuracy.plan import plans_of
 from prefillshare.bench.accuracy.run import Run
-from prefillshare.errors import PrefillShareError
+from prefillshare.errors import CheckpointError, PrefillShareError
 from prefillshare.evals.runner import Scores
 from prefillshare.tasks.toolcalls import ToolCalls
 from prefillshare.training.keys import chosen, chosen_task
 from prefillshare.training.settings import FREE_SETTINGS, CaseFiles, TrainSettings
 from tests.bench.test_accuracy import TUNED, settings_of
+from tests.training.test_checkpoint import no_file_beyond
 
 
 def test_kept_scores_make_the_page_without_decoders_or_modules(
@@ -40,6 +42,61 @@ def test_kept_scores_make_the_page_without_decoders_or_modules(
     # A test that was not scored then needs the decoders.
     more = run_accuracy(settings.model_copy(update={"test_units": 2}), tiny_directory)
     assert more["systems"]["own"]["shipping (records=6)"]["examples"] == 4
+
+
+@pytest.mark.parametrize("there", ["scores", "run", "module"])
+def test_what_belongs_to_another_experiment_ends_this_one_before_it_trains(
+    tiny_directory: Path, tmp_path: Path, there: str
+) -> None:
+    """In the way of the last system's last seed."""
+    systems = {"own": {"train": {"prefill": "own"}}, "on_tuned": TUNED}
+    parts = {"scores": tmp_path / "scores", "systems": systems, "compare": []}
+    settings = settings_of(tiny_directory, tmp_path / "work", **parts)
+    plan = plans_of(settings, tiny_directory)[-1]
+    assert (plan.system, plan.training.seed) == ("on_tuned", 1)
+    assert plan.kept is not None and plan.tuning is not None
+    other = Run("of another experiment")
+    if there == "module":
+        (plan.tuning.output / "module").mkdir(parents=True)
+    else:
+        other.save(plan.kept if there == "scores" else plan.work)
+    before = set(tmp_path.rglob("*"))
+    said = "not tuned with these" if there == "module" else "made with other settings"
+    with pytest.raises(PrefillShareError, match=said):
+        run_accuracy(settings, tiny_directory)
+    assert set(tmp_path.rglob("*")) == before
+    # Whoever makes the other systems is not concerned.
+    rest = settings.model_copy(update={"only": ["own"], "seeds": [0]})
+    assert run_accuracy(rest, tiny_directory)["missing"] == ["on_tuned, seed 0"]
+
+
+def test_a_finished_run_that_was_not_published_is(
+    tiny_directory: Path, tmp_path: Path
+) -> None:
+    parts = {"systems": {"cached": {}}, "seeds": [0], "compare": [], "modules": {}}
+    settings = settings_of(tiny_directory, tmp_path / "work", **parts)
+    run_accuracy(settings, tiny_directory)
+    kept = settings.model_copy(update={"scores": tmp_path / "scores"})
+    run_accuracy(kept, tiny_directory)
+    (plan,) = plans_of(kept, tiny_directory)
+    assert plan.kept is not None
+    assert Run.load(plan.kept, plan.key).finals.keys() == plan.load().finals.keys()
+
+
+def test_a_run_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "scores" / "run.json"
+    Run("key").publish(path)
+    before = path.read_bytes()
+    long = Run("key", seconds=[float(i) for i in range(10_000)])
+    with (
+        no_file_beyond(len(before) + 4_000),
+        pytest.raises(CheckpointError, match="run.json could not be written.*free"),
+    ):
+        long.publish(path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+    long.publish(path)
+    assert Run.load(path, "key").seconds == long.seconds
 
 
 def test_a_run_says_every_place_it_was_made_in() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from prefillshare.bench.accuracy.general import module_costs
+from prefillshare.bench.accuracy.plan import plans_of
 from prefillshare.bench.accuracy.run import Run
 from prefillshare.bench.accuracy.runs import run_system
 from prefillshare.bench.accuracy.scoring import cells
@@ -45,16 +46,23 @@ def run_accuracy(settings: AccuracySettings, model: Path) -> dict[str, Any]:
 
 
 def make_runs(settings: AccuracySettings, model: Path) -> tuple[Runs, list[str]]:
-    """Every run that is there or is made now, and the names of the others."""
+    """Every run that is there or is made now, and the names of the others.
+
+    Raises:
+        PrefillShareError: a run or module of other settings is in the way of any of
+            them; nothing was trained then.
+    """
     runs: dict[str, dict[int, Run]] = {name: {} for name in settings.systems}
     missing: list[str] = []
-    for seed in settings.seeds:
-        for system in settings.systems:
-            run = run_system(settings, system, seed, model)
-            if run is None:
-                missing.append(f"{system}, seed {seed}")
-            else:
-                runs[system][seed] = run
+    plans = plans_of(settings, model)
+    for plan in plans:
+        plan.require_consistent()
+    for plan in plans:
+        seed, run = plan.training.seed, run_system(plan)
+        if run is None:
+            missing.append(f"{plan.system}, seed {seed}")
+        else:
+            runs[plan.system][seed] = run
     return runs, missing
 
 

@@ -12,6 +12,7 @@ from prefillshare.bench.accuracy.modules import module_directory, tuning_key
 from prefillshare.bench.accuracy.settings import AccuracySettings, GeneralTests
 from prefillshare.evals.perplexity import file_perplexity
 from prefillshare.evals.runner import evaluate
+from prefillshare.files import replace_text
 from prefillshare.kv.identity import ModelId
 from prefillshare.models.loading import load_model, load_tokenizer, model_context_tokens
 from prefillshare.training.data import Tokenisation
@@ -58,8 +59,8 @@ def _kept(
     if not directory.exists():
         return None
     figures = general_figures(general, directory)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"asked": asked, "figures": figures}, indent=1) + "\n")
+    kept = {"asked": asked, "figures": figures}
+    replace_text(path, json.dumps(kept, indent=1) + "\n")
     return figures
 
 

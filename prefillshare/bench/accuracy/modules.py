@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 
 from prefillshare.bench.accuracy.locks import alone
-from prefillshare.bench.accuracy.settings import AccuracySettings
 from prefillshare.errors import PrefillShareError
-from prefillshare.kv.identity import ModelId
+from prefillshare.files import replace_text
 from prefillshare.report import progress
 from prefillshare.training.keys import chosen, digest
 from prefillshare.training.readable import prefill_trainer
@@ -27,29 +26,38 @@ def tuning_key(tuning: PrefillSettings, base: str) -> str:
     )
 
 
-def tune(settings: AccuracySettings, name: str, seed: int, model: Path) -> None:
-    """Tune the module `name` with `seed` from the model directory, if it is not there.
+def tune(tuning: PrefillSettings, base: str, title: str) -> None:
+    """Tune the module of `tuning` on the model of identity `base`, if it is not there.
 
     Raises:
         PrefillShareError: a module that was tuned otherwise is there.
     """
-    tuning = settings.module_training(name, seed, model)
-    made_by = tuning.output / "made_by.json"
-    key = tuning_key(tuning, ModelId.from_directory(model).digest)
+    require_made_by(tuning, base)
     if module_directory(tuning).exists():
-        _require_made_by(made_by, key)
         return
     with alone(tuning.output):
-        made_by.write_text(json.dumps({"key": key}))
+        key = {"key": tuning_key(tuning, base)}
+        replace_text(_made_by(tuning), json.dumps(key))
         trainer = prefill_trainer(tuning)
-        title = f"tuning the prefill module {name}, seed {seed}"
         with progress(title, trainer.settings.steps) as tick:
             trainer.run(lambda entry: tick(f"loss {entry.loss:.3f}"))
 
 
-def _require_made_by(path: Path, key: str) -> None:
+def require_made_by(tuning: PrefillSettings, base: str) -> None:
+    """Raise if a module is there that was tuned otherwise than `tuning` says.
+
+    Raises:
+        PrefillShareError: it was.
+    """
+    if not module_directory(tuning).exists():
+        return
+    path, key = _made_by(tuning), tuning_key(tuning, base)
     if not path.exists() or json.loads(path.read_text())["key"] != key:
         raise PrefillShareError(
             f"{path.parent} holds a prefill module that was not tuned with these "
             "settings; choose another `output` for it, or delete that folder"
         )
+
+
+def _made_by(tuning: PrefillSettings) -> Path:
+    return tuning.output / "made_by.json"

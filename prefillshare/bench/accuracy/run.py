@@ -11,6 +11,7 @@ from typing import Any
 from prefillshare.errors import PrefillShareError
 from prefillshare.evals.answers import Answers
 from prefillshare.evals.runner import Scores
+from prefillshare.files import replace_text
 
 
 @dataclass
@@ -60,17 +61,17 @@ class Run:
         return cls(**stored, finals=finals, answers=answers)
 
     def save(self, path: Path) -> None:
-        """Replace the file at `path`, all of it or nothing."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_suffix(".partial")
-        fresh.write_text(json.dumps(self._fields()))
-        fresh.replace(path)
+        """Replace the file at `path`, all of it or nothing.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        replace_text(path, json.dumps(self._fields()))
 
     def publish(self, path: Path) -> None:
-        """Keep it at `path` for people too: six digits, a line for each score."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """`save` it for people too: six digits, a line for each score."""
         fields = {key: _rounded(value) for key, value in self._fields().items()}
-        path.write_text(_lines(fields) + "\n")
+        replace_text(path, _lines(fields) + "\n")
 
     def _fields(self) -> dict[str, Any]:
         finals = {key: asdict(scores) for key, scores in self.finals.items()}
