@@ -18,6 +18,11 @@ LIMIT = 24
 ONE = b'{"model": "shipping", "messages": [{"role": "user", "content": "x"}], %s}'
 
 
+def unheld(prefill: dict[str, int]) -> int:
+    """Blocks of a prefill worker that no request holds, by its figures."""
+    return prefill["free_blocks"] + prefill["indexed_blocks"]
+
+
 def serve_settings(directory: Path, decoders: dict[str, Path]) -> ServeSettings:
     return ServeSettings(
         model=directory,

@@ -7,14 +7,19 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import httpx
 import openai
 import pytest
 
+from prefillshare.errors import CapacityError
 from prefillshare.serving.launcher import Cluster
-from tests.serving.service import MESSAGES, serve_settings
+from prefillshare.serving.sites import arena_bytes
+from prefillshare.transfer.agent.client import AgentEngine
+from tests.serving.service import MESSAGES, serve_settings, unheld
+from tests.transfer.pairs import until
 
 
 def test_a_dead_prefill_worker_is_an_error_and_nothing_is_left_behind(
@@ -43,28 +48,50 @@ def test_a_dead_prefill_worker_is_an_error_and_nothing_is_left_behind(
             httpx.get(f"{url}/health", trust_env=False)
 
 
-def test_a_dead_decode_worker_is_an_error_and_its_export_is_freed(
+def test_a_dead_decode_worker_or_agent_is_an_error_and_what_they_held_is_freed(
     tiny_directory: Path, decoders: dict[str, Path]
 ) -> None:
     settings = serve_settings(tiny_directory, {"shipping": decoders["shipping"]})
     with Cluster(settings) as running:
         roles = {role.name: role for role in running.roles}
-        worker = roles["decode worker 'shipping'"]
-        os.killpg(worker.process.pid, signal.SIGKILL)
-        worker.process.wait(10)
-        with openai.OpenAI(
-            base_url=f"{running.url}/v1", api_key="none", max_retries=0
-        ) as client:
-            with pytest.raises(openai.InternalServerError, match="decode worker"):
-                client.chat.completions.create(model="shipping", messages=MESSAGES)
-        stats = httpx.get(
-            f"{roles['prefill worker'].url}/stats",
-            headers={"authorization": f"Bearer {running.token}"},
-            trust_env=False,
-        ).json()
-    # The lease lasts minutes: without the router's word the tail would still be held.
-    assert stats["requests"] == 1
-    assert stats["free_blocks"] + stats["indexed_blocks"] == settings.prefill_blocks
+
+        def kill(name: str) -> None:
+            os.killpg(roles[name].process.pid, signal.SIGKILL)
+            roles[name].process.wait(10)
+
+        def fails(said: str) -> None:
+            with openai.OpenAI(
+                base_url=f"{running.url}/v1", api_key="none", max_retries=0
+            ) as client:
+                with pytest.raises(openai.InternalServerError, match=said):
+                    client.chat.completions.create(model="shipping", messages=MESSAGES)
+
+        def none_held() -> bool:
+            stats = httpx.get(
+                f"{roles['prefill worker'].url}/stats",
+                headers={"authorization": f"Bearer {running.token}"},
+                trust_env=False,
+            ).json()
+            return unheld(stats) == settings.prefill_blocks
+
+        kill("decode worker 'shipping'")
+        fails("decode worker")
+        # The lease lasts minutes: without the router's word it would still be lent.
+        until(none_held)
+        path = Path(running._folder.name) / "agent.sock"
+        with closing(AgentEngine(str(path))) as engine:
+            until(lambda: fits(engine, arena_bytes(settings)["decode"]))
+        kill("agent")
+        fails("prefill worker.*the agent is gone")
+        until(none_held)
+
+
+def fits(engine: AgentEngine, size: int) -> bool:
+    try:
+        engine.allocate(size)
+    except CapacityError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

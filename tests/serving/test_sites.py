@@ -22,8 +22,9 @@ from prefillshare.serving.settings import (
     SitesSettings,
 )
 from prefillshare.transfer.secure.contexts import SecuritySettings
-from tests.serving.service import MESSAGES, serve_settings
+from tests.serving.service import MESSAGES, serve_settings, unheld
 from tests.transfer.networked import security
+from tests.transfer.pairs import until
 
 LINK = SiteLinkSettings(rate_gbps=1.0, delay_seconds=0.002, jitter_seconds=0.001)
 
@@ -52,6 +53,10 @@ def apart(tiny_directory: Path, decoders: dict[str, Path]) -> Iterator[Cluster]:
     assert not folder.exists()
 
 
+def stats(cluster: Cluster) -> Any:
+    return httpx.get(f"{cluster.url}/stats", trust_env=False).json()
+
+
 def ask(cluster: Cluster, model: str) -> str:
     with openai.OpenAI(
         base_url=f"{cluster.url}/v1", api_key="none", max_retries=0
@@ -66,10 +71,10 @@ def test_kv_between_sites_is_encrypted_and_goes_over_the_link(apart: Cluster) ->
     names = [role.name for role in apart.roles]
     assert names[:3] == ["prefill site's agent", "link", "decode site's agent"]
     assert ask(apart, "shipping") != ""
-    figures = httpx.get(f"{apart.url}/stats", trust_env=False).json()
-    worker = figures["decoders"]["shipping"]
+    worker = stats(apart)["decoders"]["shipping"]
     assert worker["bytes_moved"] == worker["bytes_sealed"] > 0
-    assert figures["prefill"]["bytes_sent"] == worker["bytes_moved"]
+    # The lender hears of a transfer's end after the reader.
+    until(lambda: stats(apart)["prefill"]["bytes_sent"] == worker["bytes_moved"])
     # Not by another way: without the link nothing comes, and that is said.
     link = apart.roles[1]
     os.kill(link.process.pid, signal.SIGKILL)
@@ -79,9 +84,7 @@ def test_kv_between_sites_is_encrypted_and_goes_over_the_link(apart: Cluster) ->
     assert any("the link" in sentence for sentence in apart.check())
     assert ask(apart, "alone") != ""
     # What was made for the request is free again.
-    prefill = httpx.get(f"{apart.url}/stats", trust_env=False).json()["prefill"]
-    total = apart.settings.prefill_blocks
-    assert prefill["free_blocks"] + prefill["indexed_blocks"] == total
+    until(lambda: unheld(stats(apart)["prefill"]) == apart.settings.prefill_blocks)
 
 
 def test_the_link_is_the_one_that_is_configured(apart: Cluster) -> None:
