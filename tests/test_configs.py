@@ -18,6 +18,7 @@ from prefillshare.evals.sensitivity import SensitivitySettings
 from prefillshare.serving.settings import ServeSettings
 from prefillshare.training.bridges.ends import BridgeSettings
 from prefillshare.training.settings import PrefillSettings, TrainSettings
+from prefillshare.transfer.agent.settings import AgentSettings
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 KINDS: dict[str, type[Config]] = {
@@ -30,6 +31,7 @@ KINDS: dict[str, type[Config]] = {
     "bridge": BridgeSettings,
 }
 BY_NAME: dict[str, type[Config]] = {
+    "agent.yaml": AgentSettings,
     "prefill.yaml": PrefillSettings,
     "judge.yaml": JudgeSettings,
     "training.yaml": TrainingSpeedSettings,

@@ -15,7 +15,8 @@ from prefillshare.cli import main
 def test_quick_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.json"
     fewer = ["--set", "serving.contexts=2", "--set", "serving.max_tokens=4"]
-    assert main(["demo", "--quick", "--json", str(out), *fewer]) == 0
+    link = ["--set", "serving.link={rate_gbps: 1, delay_seconds: 0.002}"]
+    assert main(["demo", "--quick", "--json", str(out), *fewer, *link]) == 0
     written = json.loads(out.read_text())
     results = written["results"]
     # What was not overridden is the preset's, not the default.
@@ -33,8 +34,10 @@ def test_quick_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert results["prefills"] == {"shared": 2, "own": 4}
     assert results["prefilled_tokens"]["shared"] < results["prefilled_tokens"]["own"]
     assert set(results["ttft_seconds"]) == {"shared", "own"}
-    assert results["bytes_moved"] > 0
-    assert results["transfer_gbps"] > 0
+    assert results["bytes_sealed"] == results["bytes_moved"] > 0
+    assert results["bytes_moved_by_own"] == 0
+    # Not faster than the link.
+    assert 0 < results["transfer_gbps"] < 1
     turns = results["ttft_by_turn_seconds"]
     assert all(len(medians) == 2 for medians in turns.values())
     for system in ("shared", "own"):
@@ -45,6 +48,7 @@ def test_quick_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "measured in this run" in out_text
     assert "not quality or speed" in out_text
     assert "full − shared" in out_text
+    assert "across an emulated link of 1 Gbit/s" in " ".join(out_text.split())
     page = spine_page(
         results,
         written["config"],
@@ -53,7 +57,9 @@ def test_quick_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "a quiet hour",
     )
     for figure in (
-        f"{results['bytes_moved']:,} bytes",
+        "an emulated link of 1 Gbit/s, 2 ms one way",
+        f"encrypted (AES-256-GCM): {results['bytes_moved']:,} bytes at",
+        "One prefill per model moved 0 bytes.",
         f"{results['accuracy']['naive']['invoicing']['nll']:.3f}",
         "| contexts prefilled | 2 | 4 |",
         "| own | 2 | invoicing | ",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prefillshare.bench.spine.experiment import run_spine
+from prefillshare.bench.spine.page import carriage
 from prefillshare.bench.spine.settings import (
     CaseSettings,
     HeldOutSettings,
@@ -56,8 +57,9 @@ def run(options: Options) -> Report:
         model = _model(settings, Path(folder), options.extra.quick)
         results = run_spine(settings, model)
     minutes = (time.monotonic() - began) / 60
-    _print(results, minutes, options.extra.quick)
-    return Report(settings.model_dump(mode="json"), results | {"minutes": minutes})
+    config = settings.model_dump(mode="json")
+    _print(results, config["serving"]["link"], minutes, options.extra.quick)
+    return Report(config, results | {"minutes": minutes})
 
 
 def _settings(options: Options, folder: Path) -> SpineSettings:
@@ -75,7 +77,7 @@ def _laid_over(preset: dict[str, Any], given: Config) -> dict[str, Any]:
     for name in given.model_fields_set:
         value = getattr(given, name)
         if isinstance(value, Config):
-            merged[name] = _laid_over(preset[name], value)
+            merged[name] = _laid_over(preset[name] or {}, value)
         else:
             merged[name] = value
     return merged
@@ -90,7 +92,9 @@ def _model(settings: SpineSettings, folder: Path, quick: bool) -> Path:
     return smollm2_directory()
 
 
-def _print(results: dict[str, Any], minutes: float, quick: bool) -> None:
+def _print(
+    results: dict[str, Any], link: dict[str, Any] | None, minutes: float, quick: bool
+) -> None:
     accuracy_table(results["accuracy"])
     ttft, turns = results["ttft_seconds"], results["ttft_by_turn_seconds"]
     rows = [
@@ -110,10 +114,7 @@ def _print(results: dict[str, Any], minutes: float, quick: bool) -> None:
         ["", "shared prefill", "one prefill per model"],
         rows,
     )
-    say(
-        f"KV moved between the two sites: {results['bytes_moved']:,} bytes at "
-        f"{results['transfer_gbps']:.1f} Gbit/s (loopback TCP, checksummed)"
-    )
+    say(carriage(results, link))
     differences_table(results["paired"])
     if quick:
         say("a tiny random model: this shows the machinery, not quality or speed")

@@ -139,11 +139,14 @@ def serving_results(
     before: dict[str, Any],
     after: dict[str, Any],
 ) -> dict[str, Any]:
-    """TTFT and prefills of both systems; bytes and rate of the shared one's KV."""
+    """TTFT and prefills of both systems, and what their KV's moving took.
 
-    def moved(key: str) -> float:
+    `before` and `after` have each system's counters.
+    """
+
+    def moved(key: str, system: str = "shared") -> float:
         totals = [
-            sum(float(d[key]) for d in side["decoders"].values())
+            sum(float(d[key]) for d in side[system]["decoders"].values())
             for side in (before, after)
         ]
         return totals[1] - totals[0]
@@ -162,6 +165,8 @@ def serving_results(
         "served_contexts": len(figures["shared"].answers) // len(agents),
         "served_prompt_tokens": max(a.prompt_tokens for a in figures["shared"].answers),
         "bytes_moved": int(moved("bytes_moved")),
+        "bytes_sealed": int(moved("bytes_sealed")),
+        "bytes_moved_by_own": int(moved("bytes_moved", "own")),
         "transfer_gbps": moved("bytes_moved") * 8e-9 / seconds if seconds else 0.0,
     }
 

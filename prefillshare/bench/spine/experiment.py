@@ -32,7 +32,12 @@ from prefillshare.evals.runner import Scores
 from prefillshare.evals.statistics import paired_difference
 from prefillshare.report import progress, say
 from prefillshare.serving.launcher import Cluster
-from prefillshare.serving.settings import DecoderSettings, ServeSettings
+from prefillshare.serving.settings import (
+    DecoderSettings,
+    ServeSettings,
+    SiteSettings,
+    SitesSettings,
+)
 from prefillshare.tasks.base import commonest_share
 from prefillshare.tasks.casefile import Case, generate
 from prefillshare.training.settings import BatchSettings, TrainSettings, build_task
@@ -111,9 +116,9 @@ class Spine:
             unmeasured, *cases = self._cases()
             agents = self.settings.agents
             warm_up(sessions, agents, unmeasured)
-            before = sessions["shared"].stats()
+            before = {name: session.stats() for name, session in sessions.items()}
             figures = measure(sessions, agents, cases, self.settings.serving.max_tokens)
-            after = sessions["shared"].stats()
+            after = {name: session.stats() for name, session in sessions.items()}
             results = serving_results(figures, agents, before, after)
             return results | {
                 "chains": {
@@ -154,7 +159,19 @@ class Spine:
             for agent in self.settings.agents
         ]
         model = self.prefill_module(system)
-        return ServeSettings(model=model, decoders=decoders, port=0)
+        return ServeSettings(
+            model=model, decoders=decoders, port=0, sites=self._sites(prefill)
+        )
+
+    def _sites(self, prefill: Prefill) -> SitesSettings | None:
+        link = self.settings.serving.link
+        if link is None or prefill == "own":
+            return None
+        return SitesSettings(
+            prefill=SiteSettings(name="prefill"),
+            decode=SiteSettings(name="decode"),
+            link=link,
+        )
 
 
 def run_spine(

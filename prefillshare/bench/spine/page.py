@@ -29,7 +29,7 @@ def spine_page(
         "## Exact match by hand-off depth\n",
         _depths(results["exact_match_by_depth"]),
         f"## Served: {len(results['agents'])} agents hand each context on\n",
-        _served(results),
+        _served(results, config["serving"]["link"]),
         "## What the served agents said, by hand-off depth\n",
         _chains(results["chains"]),
         "## Where sharing loses\n",
@@ -175,7 +175,7 @@ def _depths(by_depth: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _served(results: Mapping[str, Any]) -> str:
+def _served(results: Mapping[str, Any], link: Mapping[str, Any] | None) -> str:
     ttft, spread = results["ttft_seconds"], results["ttft_range_seconds"]
     lines = [
         "| | shared prefill | one prefill per model |",
@@ -197,11 +197,32 @@ def _served(results: Mapping[str, Any]) -> str:
     text = (
         f"\n{results['served_contexts']} contexts, prompts of up to "
         f"{results['served_prompt_tokens']} tokens; both systems on this machine, in "
-        "turn, each with a prefix cache. KV moved over TCP on loopback, with "
-        f"checksums: {results['bytes_moved']:,} bytes at "
-        f"{results['transfer_gbps']:.1f} Gbit/s.\n"
+        f"turn, each with a prefix cache. {carriage(results, link)}\n"
     )
     return "\n".join(lines) + "\n" + text
+
+
+def carriage(results: Mapping[str, Any], link: Mapping[str, Any] | None) -> str:
+    """How KV moved, how much of it, and how fast; `link` as it was configured."""
+    sealed = results["bytes_sealed"] == results["bytes_moved"]
+    way = "on loopback" if link is None else f"across {_emulated(link)}"
+    return (
+        f"The shared prefill module's KV moved over TCP {way}, "
+        f"{'encrypted (AES-256-GCM)' if sealed else 'with checksums, not encrypted'}: "
+        f"{results['bytes_moved']:,} bytes at {results['transfer_gbps']:.2f} Gbit/s. "
+        f"One prefill per model moved {results['bytes_moved_by_own']:,} bytes."
+    )
+
+
+def _emulated(link: Mapping[str, Any]) -> str:
+    rate = link["rate_gbps"]
+    jitter = link["jitter_seconds"]
+    return (
+        f"an emulated link of {f'{rate:g} Gbit/s' if rate else 'no set rate'}, "
+        f"{1e3 * link['delay_seconds']:g} ms one way"
+        f"{f' and up to {1e3 * jitter:g} ms more' if jitter else ''} "
+        "(no losses, no congestion control)"
+    )
 
 
 def _chains(chains: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from prefillshare.config import Config
+from prefillshare.serving.settings import SiteLinkSettings
 from prefillshare.tasks.casefile import AGENTS, CHAIN, DEPTHS, JUDGE, TUNING_AGENTS
 from prefillshare.training.settings import CaseFiles
 
@@ -18,8 +19,13 @@ System = Literal["shared", "own", "tuned"]
 
 
 class ServingSettings(Config):
-    """The served part: contexts of `records` orders, each handed on by the agents."""
+    """The served part: contexts of `records` orders, each handed on by the agents.
 
+    With `link`, the shared prefill module is in a site of its own, across that link,
+    and KV is encrypted; without, all is in one site.
+    """
+
+    link: SiteLinkSettings | None = None
     contexts: int = Field(5, ge=1)
     records: int = Field(34, ge=1)
     max_tokens: int = Field(48, ge=1)
