@@ -61,11 +61,21 @@ def run(model: Path, output: Path, **changes: Any) -> Run:
     }
 
 
-def launch(config: str, runs: list[Run], folder: Path) -> list[dict[str, Any]]:
+def configured(name: str) -> list[str]:
+    """The launcher's options for a configuration of ours."""
+    return ["--config_file", str(CONFIGS / name)]
+
+
+# Whole models on two processes, as `prefillshare train --processes 2` has them.
+PLAIN = ["--num_processes", "2", "--num_machines", "1", "--multi_gpu"]
+PLAIN += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+
+
+def launch(options: list[str], runs: list[Run], folder: Path) -> list[dict[str, Any]]:
     """Train `runs` on two processes as users start them; what came of each."""
     (folder / "runs.json").write_text(json.dumps(runs))
     command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
-    command += ["--config_file", str(CONFIGS / config), "--main_process_port", "0"]
+    command += [*options, "--main_process_port", "0"]
     command += [str(ROOT / "tests/training/sharded.py")]
     command += [str(folder / "runs.json"), str(folder / "results.json")]
     environment = {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
@@ -150,7 +160,7 @@ def test_fsdp2_ends_where_one_process_with_whole_models_does(
     runs = cut_and_whole(tiny_directory, tmp_path)
     runs += [{"settings": settings} for settings in equal.values()]
     runs += [{"settings": run(tiny_directory, tmp_path / "no", **r)} for r in refused]
-    results = launch("fsdp2.yaml", runs, tmp_path)
+    results = launch(configured("fsdp2.yaml"), runs, tmp_path)
     assert_cut_makes_no_difference(results[:3], tmp_path)
     for settings, result in zip(equal.values(), results[3:], strict=False):
         assert result["held"] == pytest.approx({"parameters": 0.5, "optimizers": 0.5})
@@ -175,12 +185,25 @@ def test_deepspeed_ends_where_one_process_with_whole_models_does(
     }
     runs = cut_and_whole(tiny_directory, tmp_path)
     runs += [{"settings": settings} for settings in equal.values()]
-    results = launch("deepspeed.yaml", runs, tmp_path)
+    results = launch(configured("deepspeed.yaml"), runs, tmp_path)
     assert_cut_makes_no_difference(results[:3], tmp_path)
     for settings, result in zip(equal.values(), results[3:], strict=True):
         assert result["held"]["optimizers"] == pytest.approx(0.5, abs=0.01)
         folder = tmp_path / "one" / Path(settings["output"]).name
         assert_same_as_one_process(result, settings, folder, 1e-6)
+
+
+@pytest.mark.timeout(240)
+def test_two_processes_with_whole_models_resume(
+    tiny_directory: Path, tmp_path: Path
+) -> None:
+    results = launch(PLAIN, cut_and_whole(tiny_directory, tmp_path), tmp_path)
+    assert_cut_makes_no_difference(results, tmp_path)
+    assert results[-1]["held"] == {"parameters": 1.0, "optimizers": 1.0}
+    state = torch.load(tmp_path / "cut/checkpoint/state.pt", weights_only=True)
+    # Dropout differs between the two, so a generator each is resumed.
+    first, second = state["rng"][0]
+    assert not torch.equal(first, second)
 
 
 @pytest.mark.timeout(240)

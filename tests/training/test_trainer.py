@@ -13,7 +13,7 @@ import torch
 from prefillshare.errors import CheckpointError, ConfigError, PrefillShareError
 from prefillshare.kv.identity import ModelId
 from prefillshare.models.decoder import Decoder
-from prefillshare.models.loading import load_model, load_tokenizer
+from prefillshare.models.loading import load_tokenizer
 from prefillshare.models.record import DecoderRecord
 from prefillshare.tasks.toolcalls import ToolCalls
 from prefillshare.training.checkpoint import load_checkpoint
@@ -23,12 +23,16 @@ from prefillshare.training.settings import (
     BatchSettings,
     CaseFiles,
     LoraSettings,
+    PrefixSettings,
     TrainSettings,
 )
 from prefillshare.training.trainer import Trainer
 from tests.training.test_checkpoint import no_file_beyond
 
 TASK = CaseFiles(agent="shipping", contexts=4, records=3, questions=2)
+# The same contexts for all agents, each of which asks them one question.
+CASES = TASK.model_copy(update={"records": 6, "questions": 1})
+AGENTS = ("shipping", "invoicing", "letter")
 
 
 def settings(directory: Path, output: Path, **changes: object) -> TrainSettings:
@@ -107,23 +111,42 @@ def test_training_lowers_the_loss_and_never_touches_the_base(
         assert torch.equal(parameter, trained[name]), name
 
 
-def test_several_decoders_of_one_run_equal_each_alone(
+def prefilled_of(trainer: Trainer) -> list[int]:
+    """The tokens of every forward pass of the base, as they are read."""
+    tokens: list[int] = []
+
+    def count(_: Any, __: Any, inputs: dict[str, Any]) -> None:
+        tokens.append(inputs["input_ids"].numel())
+
+    decoders_of(trainer).base.register_forward_pre_hook(count, with_kwargs=True)
+    return tokens
+
+
+def test_several_decoders_of_one_run_equal_each_alone_on_one_prefill(
     tiny_directory: Path, tmp_path: Path
 ) -> None:
-    tasks = [TASK, TASK.model_copy(update={"agent": "invoicing"})]
-    together = settings(
-        tiny_directory, tmp_path / "both", task=None, tasks=tasks, optimizer="sgd"
-    )
-    alone = settings(tiny_directory, tmp_path / "alone", method="full", optimizer="sgd")
-    together = together.model_copy(update={"method": "full"})
-    assert_equal_to(weights_of(together, "shipping"), weights_of(alone), 1e-8)
-    base = load_model(tiny_directory, torch.float64)
-    for name in ("shipping", "invoicing"):
-        saved = tmp_path / "both" / name / "decoder"
-        record = Decoder.load(
-            saved, base, ModelId.from_directory(tiny_directory)
-        ).record
-        assert record.name == name
+    """With the contexts computed in every step, not kept: one pass a step for all."""
+    fields: dict[str, Any] = {"method": "full", "optimizer": "sgd", "steps": 4}
+    fields |= {"learning_rate": 0.05, "prefixes": PrefixSettings(memory_bytes=0)}
+    tasks = {name: CASES.model_copy(update={"agent": name}) for name in AGENTS}
+    runs = {
+        name: settings(tiny_directory, tmp_path / name, task=task, **fields)
+        for name, task in tasks.items()
+    }
+    several = {"task": None, "tasks": list(tasks.values())}
+    runs["all"] = settings(tiny_directory, tmp_path / "all", **several, **fields)
+    trainers = {name: decoder_trainer(run) for name, run in runs.items()}
+    read = {name: prefilled_of(trainer) for name, trainer in trainers.items()}
+    saved = {name: trainer.run(ignore) for name, trainer in trainers.items()}
+    assert [len(tokens) for tokens in read.values()] == [4] * 4
+    # The context, most of each prompt, is read once for all three.
+    apart = [sum(parts) for parts in zip(*(read[n] for n in AGENTS), strict=True)]
+    assert all(2 * one < all_ for one, all_ in zip(read["all"], apart, strict=True))
+    together = {x.name: x.trained for x in trainers["all"].experiment.learners}
+    for name in AGENTS:
+        (alone,) = trainers[name].experiment.learners
+        assert_equal_to(dict(together[name]), dict(alone.trained), 1e-8)
+        assert DecoderRecord.load(saved["all"] / name / "decoder").name == name
 
 
 def test_epochs_count_the_steps(tiny_directory: Path, tmp_path: Path) -> None:
@@ -169,33 +192,6 @@ def _requests(folder: Path) -> Path:
     ]
     file.write_text("\n".join(map(json.dumps, rows)))
     return file
-
-
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_a_resumed_run_ends_bit_equal(
-    tiny_directory: Path, tmp_path: Path, method: str
-) -> None:
-    whole = weights_of(settings(tiny_directory, tmp_path / "whole", method=method))
-
-    class Killed(Exception):
-        pass
-
-    def die(entry: StepLog) -> None:
-        if entry.step == 5:
-            raise Killed
-
-    cut = settings(tiny_directory, tmp_path / "cut", method=method)
-    with pytest.raises(Killed):
-        decoder_trainer(cut).run(die)
-    steps: list[int] = []
-    resumed = decoder_trainer(cut)
-    resumed.run(lambda entry: steps.append(entry.step))
-    assert steps == [4, 5, 6]
-    ended = resumed.experiment.learners[0].trained
-    for name, tensor in whole.items():
-        assert torch.equal(tensor, ended[name]), name
-    log = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
-    assert len(log) == 6
 
 
 def test_a_checkpoint_of_other_settings_is_refused(

@@ -95,7 +95,7 @@ class Plan:
 def plan_of(
     settings: AccuracySettings, system: str, seed: int, model: Path, base: str
 ) -> Plan:
-    """The plan of `system` and `seed` on `model`, a directory of the identity `base`."""
+    """The plan of `system` and `seed` on `model`, whose identity is `base`."""
     module = settings.systems[system].module
     tuning, directory, identity = None, model, base
     if module is not None:
