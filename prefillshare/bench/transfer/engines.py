@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from prefillshare.bench.transfer.settings import Ours
+from prefillshare.bench.transfer.processes import started
 from prefillshare.bench.transfer.shapes import Memory, buffer
-from prefillshare.errors import ConfigError, TransferBroken
+from prefillshare.bench.transfer.specs import Ours
+from prefillshare.errors import ConfigError
 from prefillshare.transfer.agent.client import AgentEngine
-from prefillshare.transfer.agent.server import Agent
-from prefillshare.transfer.arena import Arena
-from prefillshare.transfer.base import Engine, Region
+from prefillshare.transfer.agent.space import whole_pages
+from prefillshare.transfer.base import Engine, Link, Region
 from prefillshare.transfer.secure.authority import issue, make_authority
 from prefillshare.transfer.secure.contexts import SecuritySettings
 from prefillshare.transfer.secure.identity import PeerIdentity
@@ -26,18 +25,24 @@ from prefillshare.transfer.tcp.engine import TcpEngine
 from prefillshare.transfer.tcp.settings import TcpSettings
 
 LISTEN = "tcp://127.0.0.1:0"
-# Beyond the buffer, so that it can begin at a page.
-SPARE = 1 << 16
 
 
 @dataclass(frozen=True)
 class Place:
-    """An engine and the memory that it moves; `close` frees both."""
+    """An engine and the memory that it moves; `close` frees both.
+
+    A peer in `routes` is reached by another address than its own.
+    """
 
     engine: Engine
     memory: Memory
     region: Region
+    routes: Mapping[str, str]
     close: Callable[[], None]
+
+    def connect(self, address: str) -> Link:
+        """The link to a peer."""
+        return self.engine.connect(self.routes.get(address, address))
 
 
 def make_certificates(folder: Path) -> None:
@@ -46,82 +51,78 @@ def make_certificates(folder: Path) -> None:
     issue(folder, PeerIdentity("bench", "bench", "bench"))
 
 
-def make_engine(
-    transport: str, listen: str, settings: Ours, certificates: Path | None = None
-) -> Engine:
+def make_engine(settings: Ours, certificates: Path | None = None) -> Engine:
     """The engine that a contestant's settings mean.
 
-    `certificates` is a folder of `make_certificates`, needed to encrypt. Raises
-    `ConfigError` for settings that there is no engine for.
+    `certificates` is a folder of `make_certificates`; `ConfigError` if they are needed,
+    to encrypt, and there are none.
     """
-    if transport != "tcp":
-        raise ConfigError(f"there is no engine over {transport!r}; set transport: tcp")
-    sealed = "always" if settings.encrypted else "never"
-    given = settings.model_dump(include={"streams", "slice_bytes"}, exclude_none=True)
-    own = TcpSettings.model_validate({"sealed": sealed, **given})
+    own = tcp_settings(settings)
     if not settings.encrypted:
-        return TcpEngine(listen, own)
+        return TcpEngine(LISTEN, own)
+    return TcpEngine(LISTEN, own, security(certificates))
+
+
+def tcp_settings(settings: Ours) -> TcpSettings:
+    """What the engine is set to."""
+    given = settings.model_dump(include={"streams", "slice_bytes"}, exclude_none=True)
+    sealed = "always" if settings.encrypted else "never"
+    return TcpSettings.model_validate({"sealed": sealed, **given})
+
+
+def security(certificates: Path | None) -> SecuritySettings:
+    """The files of `make_certificates`."""
     if certificates is None:
-        raise ConfigError(f"{settings.name}: encryption needs certificates")
+        raise ConfigError("encryption needs certificates; pass a folder of them")
     names = {"ca": "ca.pem", "certificate": "bench.pem", "key": "bench.key"}
     files = {key: certificates / name for key, name in names.items()}
-    return TcpEngine(listen, own, SecuritySettings.model_validate(files))
+    return SecuritySettings.model_validate(files)
 
 
-def open_place(settings: Ours, size: int, certificates: Path | None) -> Place:
+def open_place(
+    settings: Ours, size: int, certificates: Path | None, routes: Mapping[str, str]
+) -> Place:
     """An engine with `size` bytes of memory, resident and zero, in this process.
 
-    With `agent`, the engine is in a process of its own, and the memory in its arena.
+    With `agent`, the engine is in a process of its own, and the memory in its arena. A
+    peer in `routes` is reached by another address than its own.
     """
     with ExitStack() as stack:
         if settings.agent:
-            engine, memory = _agent(stack, settings, size, certificates)
+            engine, memory = _agent(stack, settings, size, certificates, routes)
+            # The agent knows them, and grants name peers by their own addresses.
+            routes = {}
         else:
-            engine = make_engine(settings.transport, LISTEN, settings, certificates)
+            engine = make_engine(settings, certificates)
             stack.callback(engine.close)
             memory = buffer(size)
         region = engine.register(memory.data)
-        return Place(engine, memory, region, stack.pop_all().close)
+        return Place(engine, memory, region, routes, stack.pop_all().close)
 
 
 def _agent(
-    stack: ExitStack, settings: Ours, size: int, certificates: Path | None
+    stack: ExitStack,
+    settings: Ours,
+    size: int,
+    certificates: Path | None,
+    routes: Mapping[str, str],
 ) -> tuple[Engine, Memory]:
+    """`prefillshare serve agent`, an arena of `size` bytes, and a worker's memory."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="agent-")))
     path = str(folder / "socket")
-    arguments = [path, str(size), settings.model_dump_json(), str(certificates or "")]
-    child = stack.enter_context(
-        subprocess.Popen(
-            [sys.executable, "-m", "prefillshare.bench.transfer.engines", *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-    )
-    assert child.stdin is not None and child.stdout is not None
-    # It ends with its input, also when this process is killed.
-    stack.callback(child.stdin.close)
-    if not child.stdout.readline():
-        raise TransferBroken("the agent did not start; its output says why")
+    agent: dict[str, object] = {
+        "socket": path,
+        "listen": LISTEN,
+        "arena_bytes": whole_pages(size),
+        "tcp": tcp_settings(settings).model_dump(),
+        "routes": dict(routes),
+    }
+    if settings.encrypted:
+        agent["security"] = security(certificates).model_dump(mode="json")
+    given = [f"--set={key}={json.dumps(value)}" for key, value in agent.items()]
+    stack.enter_context(started(["prefillshare", "serve", "agent", *given]))
     engine = AgentEngine(path)
     stack.callback(engine.close)
     memory = np.frombuffer(engine.allocate(size), np.uint8)
     memory[:] = 0
     return engine, memory
-
-
-def main(argv: Sequence[str]) -> int:
-    """Be the agent of one end, until the input ends."""
-    path, size, settings, certificates = argv
-    own = Ours.model_validate_json(settings)
-    folder = Path(certificates) if certificates else None
-    engine = make_engine(own.transport, LISTEN, own, folder)
-    agent = Agent(path, engine, Arena(int(size) + SPARE, writers=True))
-    sys.stdout.write("READY\n")
-    sys.stdout.flush()
-    sys.stdin.read()
-    agent.close()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -6,14 +6,15 @@ the receiver hands over beforehand so that the sender may write, as values of JS
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from prefillshare.bench.transfer.bare import BareReceiver, BareSender
 from prefillshare.bench.transfer.engines import open_place
 from prefillshare.bench.transfer.ours import OurReceiver, OurSender
-from prefillshare.bench.transfer.settings import Bare, Ours
 from prefillshare.bench.transfer.shapes import Memory, Plan
+from prefillshare.bench.transfer.specs import Bare, Ours
 
 Ticket = dict[str, Any]
 
@@ -67,14 +68,21 @@ def make_receiver(
     `certificates` is a folder of them, for those that encrypt.
     """
     if isinstance(spec, Ours):
-        return OurReceiver(open_place(spec, size, certificates), timeout)
-    return BareReceiver(spec, size, timeout)
+        return OurReceiver(open_place(spec, size, certificates, {}), timeout)
+    return BareReceiver(spec, size, timeout, certificates)
 
 
 def make_sender(
-    spec: Ours | Bare, size: int, timeout: float, certificates: Path | None
+    spec: Ours | Bare,
+    size: int,
+    timeout: float,
+    certificates: Path | None,
+    routes: Mapping[str, str],
 ) -> Sender:
-    """The sender of a contestant, as `make_receiver`."""
+    """The sender of a contestant, as `make_receiver`.
+
+    A receiver in `routes` is reached by another address than its own.
+    """
     if isinstance(spec, Ours):
-        return OurSender(open_place(spec, size, certificates), timeout)
-    return BareSender(spec, size, timeout)
+        return OurSender(open_place(spec, size, certificates, routes), timeout)
+    return BareSender(spec, size, timeout, certificates, routes)

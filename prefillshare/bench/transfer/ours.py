@@ -91,7 +91,7 @@ class OurSender:
 
     def connect(self, address: str) -> None:
         """Open the link."""
-        self._link = self._place.engine.connect(address)
+        self._link = self._place.connect(address)
 
     def arrange(self, plan: Plan) -> None:
         """Make the table of blocks."""

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from prefillshare.bench.markdown import opening, table
-from prefillshare.bench.transfer.method import method
-from prefillshare.bench.transfer.verdicts import ratio_lines, target_lines
+from prefillshare.bench.markdown import opening
+from prefillshare.bench.transfer import tables
+from prefillshare.bench.transfer.fio import command as fio_command
+from prefillshare.bench.transfer.method import how, method
+from prefillshare.bench.transfer.specs import BULK, SHAPES, Fio
+from prefillshare.bench.transfer.verdicts import ratio_lines, summary, target_lines
 
 Row = Mapping[str, Any]
-
-_LOADS = {
-    "idle": "nothing else",
-    "neighbour": "a decode loop in another process",
-    "caller": "a decode loop in a thread of the caller",
-}
-
+Rows = Sequence[Row]
 
 _RATIOS = (
-    "Of one round each, then the median (min–max) over the rounds; above 1 is in "
-    "favour of the first named. Won or lost: in every round.\n"
+    "Ratios are of one round each, then the median (min–max) over the rounds; above 1 "
+    "is in favour of the first named: more bytes a second, or less delay, processor "
+    "time or memory than the other. Targets go by the median; won or lost is in every "
+    "round.\n"
 )
 
 
@@ -32,23 +31,18 @@ def transfer_page(
     note: str = "",
 ) -> str:
     """Markdown with every figure of the run, who won what, and how it was measured."""
-    rows = results["rows"]
+    rows, targets = results["rows"], results["targets"]
     title = "The transfer engine beside sockets and other engines"
     parts = [
         *opening(title, config, environment, _public(command, config), note),
         *_interpreters(config),
-        "## Rates\n",
-        _rates([row for row in rows if "gbps" in row and row["direction"] == "write"]),
-        *_reads([row for row in rows if "gbps" in row and row["direction"] == "read"]),
-        "## Delay of one small write, until it is known to have arrived\n",
-        _delays([row for row in rows if "p50_us" in row]),
-        *_not_run([row for row in rows if "not_run" in row]),
-        "## Ratios\n",
         _RATIOS,
+        *summary(targets),
+        *_sections(rows, targets, config),
+        *_not_run(rows, config),
+        "## Ratios\n",
         *ratio_lines(results["ratios"], config),
-        "## Targets\n",
-        *target_lines(results["ratios"], config),
-        "\n## Settings\n",
+        "## Settings\n",
         *_settings(config),
         "\n## How it was measured\n",
         method(config),
@@ -56,12 +50,104 @@ def transfer_page(
     return "\n".join(parts)
 
 
+def _sections(rows: Rows, targets: Rows, config: Mapping[str, Any]) -> Iterator[str]:
+    """What was measured, part by part, with the targets of each."""
+    ran = [row for row in rows if "not_run" not in row]
+    for part, title, draw in _PARTS:
+        text = draw(ran)
+        lines = list(target_lines(targets, part))
+        if text or lines:
+            yield f"## {title}\n"
+            yield from (each for each in (how(part, config), text) if each)
+            yield from lines
+
+
+def _of(rows: Rows, *shapes: str, direction: str = "write") -> list[Row]:
+    """Rates between two ends."""
+    return [
+        row
+        for row in rows
+        if row["shape"] in shapes
+        and row["direction"] == direction
+        and row["peer"] != "aes-gcm"
+    ]
+
+
+def _rates(rows: Rows) -> str:
+    text = _table(tables.rates, _of(rows, "contiguous", "scattered"))
+    reads = _of(rows, "contiguous", "scattered", direction="read")
+    told = "Peers' reads, which are not compared with anything:\n\n"
+    return text + ("\n" + told + tables.rates(reads) if reads else "")
+
+
+def _encryption(rows: Rows) -> str:
+    alone = [row for row in rows if row["peer"] == "aes-gcm"]
+    sealed = [row for row in rows if _is_sealed(row) and row["shape"] in BULK]
+    parts = [_table(tables.ciphers, alone), _table(tables.rates, sealed)]
+    return "\n".join(each for each in (*parts, _ceiling(rows)) if each)
+
+
+def _is_sealed(row: Row) -> bool:
+    return bool(row["settings"].get("encrypted") or row["settings"].get("tls"))
+
+
+def _ceiling(rows: Rows) -> str:
+    """What a core reaches that seals first and sends then, by the figures of both."""
+    seal = _first_speed(rows, "aes-gcm")
+    send = _first_speed([row for row in rows if not _is_sealed(row)], "socket")
+    if seal is None or send is None:
+        return ""
+    return (
+        f"A core that seals at {seal:.2f} GB/s and then sends at {send:.2f} GB/s, as "
+        "the first bare socket does, comes to "
+        f"{seal * send / (seal + send):.2f} GB/s.\n"
+    )
+
+
+def _first_speed(rows: Rows, peer: str) -> float | None:
+    for row in rows:
+        if (row["peer"], row["shape"]) == (peer, "contiguous"):
+            return float(row["gbps"]["median"]) / 8
+    return None
+
+
+def _table(draw: Callable[[Rows], str], rows: Rows) -> str:
+    return draw(rows) if rows else ""
+
+
+def _shape(draw: Callable[[Rows], str], shape: str) -> Callable[[Rows], str]:
+    return lambda rows: _table(draw, [row for row in rows if row["shape"] == shape])
+
+
+_PARTS: tuple[tuple[str, str, Callable[[Rows], str]], ...] = (
+    ("rates", "Rates", _rates),
+    (
+        "small",
+        "Small blocks",
+        lambda rows: _table(tables.rates, _of(rows, "small", "grouped")),
+    ),
+    ("encryption", "Encryption", _encryption),
+    ("cpu", "Processor time", lambda rows: ""),
+    (
+        "latency",
+        "Delay of one small write, until it is known to have arrived",
+        _shape(tables.delays, "latency"),
+    ),
+    ("delayed", "Over a long link", _shape(tables.links, "delayed")),
+    ("link", "The emulator held to its settings", _shape(tables.emulator, "link")),
+    ("handover", "Handed over in shared memory", _shape(tables.handovers, "handover")),
+    ("sequential", "Files", _shape(tables.files, "sequential")),
+    ("memory", "Memory of agents", _shape(tables.memories, "memory")),
+)
+
+
 def _public(command: str, config: Mapping[str, Any]) -> str:
     """The command without what is only true of one machine's folders."""
     for peer, python in sorted(config["pythons"].items()):
         command = command.replace(str(python), f"{peer.upper()}_PYTHON")
-    if config["peers"] is not None:
-        command = command.replace(str(config["peers"]), "FOLDER")
+    for name, public in (("peers", "FOLDER"), ("folder", "DISK")):
+        if config[name] is not None:
+            command = command.replace(str(config[name]), public)
     return command
 
 
@@ -74,77 +160,18 @@ def _interpreters(config: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _rates(rows: Sequence[Row]) -> str:
-    columns = ["shape", "peer", "setting", "GB/s, median (min–max)", "Gbit/s"]
-    columns += ["CPU s per GB (min–max)", "receiver's extra memory, MiB", "verified"]
-    return table(columns, map(_rate, _by_shape(rows)))
-
-
-def _reads(rows: Sequence[Row]) -> Iterator[str]:
-    if rows:
-        yield "Peers' reads, which are not compared with anything:\n"
-        yield _rates(rows)
-
-
-def _by_shape(rows: Sequence[Row]) -> list[Row]:
-    order = ["contiguous", "scattered", "small", "latency"]
-    return sorted(rows, key=lambda row: order.index(row["shape"]))
-
-
-def _rate(row: Row) -> list[str]:
-    rate = row["gbps"]
-    low, middle, high = (rate[each] / 8 for each in ("min", "median", "max"))
-    extra = row.get("receiver_extra_bytes")
-    return [
-        row["shape"],
-        row["peer"],
-        row["settings"]["name"],
-        f"{middle:.2f} ({low:.2f}–{high:.2f})",
-        f"{rate['median']:.1f}",
-        _spread(row, "cpu_seconds_per_gb", ".2f"),
-        "–" if extra is None else f"{extra / 2**20:,.1f}",
-        _verified(row["verified"]),
+def _not_run(rows: Rows, config: Mapping[str, Any]) -> Iterator[str]:
+    absent = [
+        f"- {row['peer']}, {row['settings']['name']}: not run: {row['not_run']}"
+        for row in rows
+        if "not_run" in row
     ]
-
-
-def _verified(verified: bool | None) -> str:
-    return "not looked at" if verified is None else "yes" if verified else "**no**"
-
-
-def _spread(row: Row, name: str, form: str) -> str:
-    if name not in row:
-        return "–"
-    low, high = row["spread"][name]
-    return f"{row[name]:{form}} ({low:{form}}–{high:{form}})"
-
-
-def _delays(rows: Sequence[Row]) -> str:
-    order = list(_LOADS)
-    ordered = sorted(rows, key=lambda row: order.index(row["load"]))
-    columns = ["beside it runs", "peer", "setting", "direction"]
-    columns += ["p50, µs (min–max)", "p99, µs (min–max)"]
-    return table(columns, map(_delay, ordered))
-
-
-def _delay(row: Row) -> list[str]:
-    return [
-        _LOADS[row["load"]],
-        row["peer"],
-        row["settings"]["name"],
-        row["direction"],
-        _spread(row, "p50_us", ".0f"),
-        _spread(row, "p99_us", ".0f"),
+    asked = config["shapes"]
+    absent += [
+        f"- {shape}: not asked for (`shapes`)" for shape in SHAPES if shape not in asked
     ]
-
-
-def _not_run(rows: Sequence[Row]) -> Iterator[str]:
-    if rows:
-        yield "## Not run\n"
-        yield from (
-            f"- {row['peer']}, {row['settings']['name']}: not run: {row['not_run']}"
-            for row in rows
-        )
-        yield ""
+    if absent:
+        yield from ("## Not run\n", *absent, "")
 
 
 def _settings(config: Mapping[str, Any]) -> Iterator[str]:
@@ -152,14 +179,23 @@ def _settings(config: Mapping[str, Any]) -> Iterator[str]:
         told = _told(ours, ("streams", "slice_bytes"))
         sealed = "slices sealed, TLS" if ours["encrypted"] else "slices with checksums"
         agent = "; by an agent at each end" if ours["agent"] else ""
-        yield f"- prefillshare, {ours['name']}: {sealed}; {told}{agent}"
+        yield f"- prefillshare, {ours['name']}: {sealed}; {told}{agent}{_only(ours)}"
     for bare in config["sockets"]:
         told = _told(bare, ("streams", "call_bytes", "buffer_bytes"))
-        yield f"- socket, {bare['name']}: no checksums; {told}"
+        kind = "`ssl` sockets, TLS 1.3" if bare["tls"] else "no checksums"
+        yield f"- socket, {bare['name']}: {kind}; {told}{_only(bare)}"
     for program in config["programs"]:
         variables = program["environment"].items()
         told = ", ".join(f"`{key}={value}`" for key, value in variables)
         yield f"- {program['peer']}, {program['name']}: {told or 'as it comes'}"
+    for fio in config["fio"]:
+        size, spec = config["total_bytes"], Fio.model_validate(fio)
+        told = " ".join(fio_command("FILE", size, spec, "write", direct=True))
+        yield f"- fio, {fio['name']}: `fio {told}`; `--rw=read` after it"
+
+
+def _only(spec: Mapping[str, Any]) -> str:
+    return f"; only {', '.join(spec['shapes'])}" if spec["shapes"] else ""
 
 
 def _told(settings: Mapping[str, Any], names: Sequence[str]) -> str:

@@ -3,107 +3,74 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any, Protocol
 
-from prefillshare.bench.transfer import decode
 from prefillshare.bench.transfer.engines import make_certificates
 from prefillshare.bench.transfer.found import Found, percentiles
-from prefillshare.bench.transfer.settings import (
-    Bare,
-    Load,
-    Ours,
-    TransferBenchSettings,
-)
+from prefillshare.bench.transfer.processes import Ask, neighbour, started, workers
+from prefillshare.bench.transfer.settings import TransferBenchSettings
 from prefillshare.bench.transfer.shapes import Plan, plan
-from prefillshare.errors import PrefillShareError
-
-Facts = dict[str, Any]
-
-
-class Ask(Protocol):
-    """Gives an order to one of the two, and returns what it found."""
-
-    def __call__(self, order: str, **arguments: Any) -> Facts: ...
+from prefillshare.bench.transfer.specs import BULK, Bare, Load, Ours
+from prefillshare.transfer.linkemu.shaper import LinkSettings
+from prefillshare.transfer.tcp.sockets import parse_address
 
 
-class Child:
-    """A worker process; `PrefillShareError` if it ends or an order fails."""
+@contextmanager
+def ends(
+    spec: Ours | Bare, size: int, timeout: float, link: LinkSettings | None = None
+) -> Iterator[tuple[Ask, Ask]]:
+    """Receiver and sender with `size` bytes each, connected, in fresh processes.
 
-    def __init__(self, role: str, errors: IO[str]) -> None:
-        command = [sys.executable, "-m", "prefillshare.bench.transfer.worker", role]
-        self._role, self._errors = role, errors
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env=environment(),
-        )
-
-    def __call__(self, order: str, **arguments: Any) -> Facts:
-        asked, answers = self._process.stdin, self._process.stdout
-        assert asked is not None and answers is not None
-        try:
-            asked.write(json.dumps([order, arguments]) + "\n")
-            asked.flush()
-            line = answers.readline()
-        except BrokenPipeError:
-            line = ""
-        found: Facts = json.loads(line) if line else {"error": self._last_words()}
-        if "error" in found:
-            raise PrefillShareError(
-                f"the {self._role} could not {order}: {found['error']}"
-            )
-        return found
-
-    def _last_words(self) -> str:
-        status = self._process.wait()
-        self._errors.seek(0)
-        return f"it ended with status {status}:\n{self._errors.read()[-2000:]}"
-
-    def close(self) -> None:
-        """End it, whatever it does."""
-        self._process.kill()
-        for stream in (self._process.stdin, self._process.stdout):
-            assert stream is not None
-            stream.close()
-        self._process.wait()
-
-
-def environment() -> dict[str, str]:
-    """Of a child: threads for linear algebra would only take the other's core."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-
-
-def run_pair(
-    settings: TransferBenchSettings, spec: Ours | Bare, number: int
-) -> list[Found]:
-    """One round of a contestant in two fresh processes; `number` makes its data.
-
-    Raises `PrefillShareError` if one of them fails.
+    With a `link`, through the emulator of it, another process. `PrefillShareError` if
+    one of them fails.
     """
     with ExitStack() as stack:
-        ends = []
-        for role in ("receiver", "sender"):
-            log = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8"))
-            child = Child(role, log)
-            stack.callback(child.close)
-            ends.append(child)
+        receiver, sender = stack.enter_context(workers("receiver", "sender"))
         certificates = None
-        if isinstance(spec, Ours) and spec.encrypted:
+        if spec.tls if isinstance(spec, Bare) else spec.encrypted:
             certificates = stack.enter_context(tempfile.TemporaryDirectory())
             make_certificates(Path(certificates))
-        receiver, sender = ends
-        return measure(settings, spec, number, receiver, sender, certificates)
+        made = {
+            "spec": spec.model_dump(),
+            "size": size,
+            "timeout": timeout,
+            "certificates": certificates,
+        }
+        receiver("begin", **made)
+        address, routes = receiver("address")["address"], {}
+        if link is not None:
+            routes[address] = stack.enter_context(emulated(link, address))
+        sender("begin", routes=routes, **made)
+        sender("connect", address=address)
+        yield receiver, sender
+        sender("close")
+        receiver("close")
+
+
+@contextmanager
+def emulated(link: LinkSettings, address: str) -> Iterator[str]:
+    """The emulator as a process; what is sent to its address comes out at another."""
+    host, port = parse_address(address)
+    values = link.model_dump(include=set(LinkSettings.model_fields))
+    given = [f"--set={key}={json.dumps(value)}" for key, value in values.items()]
+    command = ["prefillshare.transfer.linkemu", f"{host}:{port}", *given]
+    with started(command) as made:
+        yield made
+
+
+def near(
+    settings: TransferBenchSettings, spec: Ours | Bare, number: int
+) -> list[Found]:
+    """A contestant's shapes over loopback; `number` makes its data."""
+    shapes = settings.shapes_of(spec)
+    if not any(shape in (*BULK, "latency") for shape in shapes):
+        return []
+    with ends(spec, settings.total_bytes, settings.timeout_seconds) as (one, other):
+        return measure(settings, spec, number, one, other)
 
 
 def measure(
@@ -112,33 +79,31 @@ def measure(
     number: int,
     receiver: Ask,
     sender: Ask,
-    certificates: str | None = None,
 ) -> list[Found]:
-    """All shapes between two workers that have no order yet."""
-    made = {
-        "spec": spec.model_dump(),
-        "size": settings.total_bytes,
-        "timeout": settings.timeout_seconds,
-        "certificates": certificates,
-    }
-    receiver("begin", **made)
-    sender("begin", **made)
-    sender("connect", **receiver("address"))
-    found = []
-    for i, shape in enumerate(settings.shapes):
-        seed = 1 + number * 100 + i
-        found.append(_bulk(plan(settings, shape), seed, receiver, sender))
-    if settings.latency_samples:
-        found += [_delay(settings, load, receiver, sender) for load in settings.loads]
-    sender("close")
-    receiver("close")
+    """The same between two workers that are connected."""
+    shapes = settings.shapes_of(spec)
+    found = [
+        bulk(plan(settings, shape), 1 + number * 100 + i, receiver, sender)
+        for i, shape in enumerate(BULK)
+        if shape in shapes
+    ]
+    if "latency" in shapes:
+        found += [
+            delay(settings, load, settings.latency_samples, receiver, sender)
+            for load in settings.loads
+        ]
     return found
 
 
-def _bulk(which: Plan, seed: int, receiver: Ask, sender: Ask) -> Found:
+def bulk(which: Plan, seed: int, receiver: Ask, sender: Ask) -> Found:
     """One transfer to warm up, one by the clock, and a look at every byte of it."""
-    _arrange(which, seed, 2, receiver, sender)
+    arrange(which, seed, 2, receiver, sender)
     sender("move", count=1)
+    return clocked(which, seed, receiver, sender)
+
+
+def clocked(which: Plan, seed: int, receiver: Ask, sender: Ask) -> Found:
+    """The last transfer that was arranged, by the clock, and a look at all of it."""
     receiver("clear")
     before = receiver("usage"), sender("usage")
     (seconds,) = sender("move", count=1)["seconds"]
@@ -150,43 +115,30 @@ def _bulk(which: Plan, seed: int, receiver: Ask, sender: Ask) -> Found:
         shape=which.shape,
         gbps=which.payload * 8 / seconds / 1e9,
         cpu_seconds_per_gb=cpu / which.payload * 1e9,
-        receiver_extra_bytes=max(0, peak - resident) if resident and peak else None,
+        extra_bytes=max(0, peak - resident) if resident and peak else None,
         verified=verified,
     )
 
 
-def _delay(
-    settings: TransferBenchSettings, load: Load, receiver: Ask, sender: Ask
+def delay(
+    settings: TransferBenchSettings,
+    load: Load,
+    samples: int,
+    receiver: Ask,
+    sender: Ask,
 ) -> Found:
-    which, seed = plan(settings, "latency"), 99
-    warm, samples = min(50, settings.latency_samples), settings.latency_samples
-    _arrange(which, seed, warm + samples, receiver, sender)
+    """Small writes one after the other, some to warm up and then `samples`."""
+    which, seed, warm = plan(settings, "latency"), 99, min(50, samples)
+    arrange(which, seed, warm + samples, receiver, sender)
     with neighbour() if load == "neighbour" else nullcontext():
         sender("move", count=warm)
         seconds = sender("move", count=samples, busy=load == "caller")["seconds"]
     verified = receiver("check", plan=asdict(which), seed=seed)["verified"]
     p50, p99 = percentiles(seconds)
-    return Found(shape="latency", load=load, p50_us=p50, p99_us=p99, verified=verified)
+    return Found(shape="latency", case=load, p50_us=p50, p99_us=p99, verified=verified)
 
 
-def _arrange(which: Plan, seed: int, count: int, receiver: Ask, sender: Ask) -> None:
+def arrange(which: Plan, seed: int, count: int, receiver: Ask, sender: Ask) -> None:
+    """Make both ready for `count` transfers of a plan with the bytes of a seed."""
     tickets = receiver("arrange", plan=asdict(which), count=count)["tickets"]
     sender("arrange", plan=asdict(which), seed=seed, tickets=tickets)
-
-
-@contextmanager
-def neighbour() -> Iterator[None]:
-    """A decode-like loop in another process, running before the context begins."""
-    with subprocess.Popen(
-        [sys.executable, str(Path(decode.__file__))],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=environment(),
-    ) as process:
-        assert process.stdout is not None and process.stdin is not None
-        try:
-            process.stdout.readline()
-            yield
-        finally:
-            process.stdin.close()
-            process.wait()

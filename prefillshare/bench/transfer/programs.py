@@ -13,11 +13,8 @@ from typing import Any, Literal
 
 from prefillshare.bench.transfer import timing
 from prefillshare.bench.transfer.found import Found
-from prefillshare.bench.transfer.settings import (
-    Program,
-    Shape,
-    TransferBenchSettings,
-)
+from prefillshare.bench.transfer.settings import TransferBenchSettings
+from prefillshare.bench.transfer.specs import Program, Shape
 
 PACKAGES = {"socket": "numpy", "mooncake": "mooncake.engine", "nixl": "nixl_cu12"}
 
@@ -125,7 +122,7 @@ def _found(facts: Mapping[str, Any]) -> Found | None:
         return Found(
             shape=shape,
             direction=direction,
-            load=facts.get("while", "idle"),
+            case=facts.get("while", "idle"),
             p50_us=facts["p50_us"],
             p99_us=facts["p99_us"],
         )
@@ -136,7 +133,7 @@ def _found(facts: Mapping[str, Any]) -> Found | None:
         direction=direction,
         gbps=facts["GBps"] * 8,
         cpu_seconds_per_gb=_cpu(facts),
-        receiver_extra_bytes=facts.get("receiver_extra_bytes"),
+        extra_bytes=facts.get("extra_bytes"),
         verified=_truth(facts.get("verified")),
     )
 

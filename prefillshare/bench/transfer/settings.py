@@ -1,4 +1,4 @@
-"""What the transfer benchmark measures, and between whom."""
+"""What the transfer benchmark measures, in which sizes, and how often."""
 
 from __future__ import annotations
 
@@ -7,66 +7,56 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from prefillshare.bench.transfer.specs import (
+    ROW_BYTES,
+    SHAPES,
+    Bare,
+    CheckedLink,
+    Cipher,
+    Fio,
+    Load,
+    Ours,
+    PeerName,
+    Program,
+    Shape,
+    Target,
+)
 from prefillshare.config import Config
 
-BulkShape = Literal["contiguous", "scattered", "small"]
-Shape = Literal["contiguous", "scattered", "small", "latency"]
-# What else runs while delays are taken: nothing, or a loop like a decoder's in another
-# process of the machine, or in a thread of the caller's own.
-Load = Literal["idle", "neighbour", "caller"]
-PeerName = Literal["socket", "mooncake", "nixl"]
+Part = Literal[
+    "rates",
+    "small",
+    "encryption",
+    "cpu",
+    "latency",
+    "delayed",
+    "link",
+    "handover",
+    "sequential",
+    "memory",
+]
 
 
-class Ours(Config):
-    """One way to set this project's engine; null leaves its own default.
+class DelayedSettings(Config):
+    """Links through the emulator: rates in bits per second, times in seconds.
 
-    `encrypted` seals every slice (the tag is its checksum) over TLS connections;
-    otherwise slices carry a checksum. With `agent`, an agent process at each end moves
-    the bytes, beside the process that asks for them.
+    `round_trip` is both ways together. As many bytes go over each as the rate carries
+    in `seconds`, at most `total_bytes`.
     """
 
-    name: str
-    transport: Literal["tcp"] = "tcp"
-    streams: int | None = Field(None, ge=1)
-    slice_bytes: int | None = Field(None, ge=4096)
-    encrypted: bool = False
-    agent: bool = False
+    rates: list[float] = [1e9, 4e9]
+    round_trip: float = Field(0.08, ge=0)
+    seconds: float = Field(4.0, gt=0)
 
 
-class Bare(Config):
-    """Plain Python sockets without checksums, the baseline.
+class MemorySettings(Config):
+    """What goes through agents while their memory is looked at, in bytes.
 
-    A call moves up to `call_bytes`. `buffer_bytes` is what the kernel is asked for as
-    send and receive buffer; null leaves them to grow by themselves.
+    `total_bytes` move through arenas of `arena_bytes`, filled again and again.
     """
 
-    name: str
-    streams: int = Field(1, ge=1)
-    call_bytes: int = Field(1 << 20, ge=4096)
-    buffer_bytes: int | None = Field(None, ge=4096)
-
-
-class Program(Config):
-    """A peer's program in the folder of `--peers`, with variables of its environment.
-
-    The program is `PEER_bench.py`. It prints a JSON line for each figure.
-    """
-
-    peer: PeerName
-    name: str = "default"
-    environment: dict[str, str] = {}
-
-
-class Target(Config):
-    """The median ratio to a peer that is aimed at, for the first of `ours`.
-
-    `other` begins the label of those that it is measured against ("mooncake" is all of
-    Mooncake's settings); "own contiguous" is its own rate for one piece.
-    """
-
-    shape: Shape
-    other: str
-    ratio: float = Field(gt=0)
+    total_bytes: int = Field(4 << 30, ge=4096)
+    arena_bytes: int = Field(256 << 20, ge=4096, multiple_of=4096)
 
 
 class TransferBenchSettings(Config):
@@ -74,25 +64,36 @@ class TransferBenchSettings(Config):
 
     `peers` is the folder of the peers' programs, null to run none of them; `pythons`
     names the interpreter that has a peer's package. Every contestant runs once a
-    round, in fresh processes, and the order turns round with every round.
+    round, in fresh processes, and the order turns round with every round. Peers'
+    programs and delayed links take long: they take part in the first `slow_rounds`. A
+    checked link without a rate is asked for `link_seconds`.
+    `folder` is where files are measured, null in the system's temporary folder.
     """
 
     total_bytes: int = Field(1 << 30, ge=4096)
     rounds: int = Field(5, ge=1)
-    shapes: list[BulkShape] = ["contiguous", "scattered", "small"]
+    slow_rounds: int = Field(3, ge=1)
+    shapes: list[Shape] = list(SHAPES)
     scattered_block_bytes: int = Field(64 << 10, ge=8)
     small_block_bytes: int = Field(4 << 10, ge=8)
     small_blocks: int = Field(100_000, ge=1)
     latency_bytes: int = Field(4 << 10, ge=8)
-    latency_samples: int = Field(2_000, ge=0)
+    latency_samples: int = Field(1_000, ge=1)
     loads: list[Load] = ["idle", "neighbour", "caller"]
     ours: list[Ours] = Field([Ours(name="checksum")], min_length=1)
     sockets: list[Bare] = [Bare(name="bare, 1 stream")]
+    ciphers: list[Cipher] = []
     programs: list[Program] = []
+    links: list[CheckedLink] = []
+    link_seconds: float = Field(6.0, gt=0)
+    fio: list[Fio] = []
+    delayed: DelayedSettings = DelayedSettings()
+    memory: MemorySettings = MemorySettings()
+    folder: Path | None = None
     peers: Path | None = None
     pythons: dict[PeerName, Path] = {}
     timeout_seconds: float = Field(600.0, gt=0)
-    targets: list[Target] = []
+    targets: dict[Part, list[Target]] = {}
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -102,15 +103,44 @@ class TransferBenchSettings(Config):
                     f"total_bytes {self.total_bytes} is no multiple of blocks of "
                     f"{block} bytes, or these none of 8; choose powers of two"
                 )
-        small = self.small_blocks * self.small_block_bytes
-        if (most := max(small, self.latency_bytes)) > self.total_bytes:
+        if (most := max(self.small_bytes, self.latency_bytes)) > self.total_bytes:
             raise ValueError(
                 f"blocks of {most} bytes exceed total_bytes {self.total_bytes}; "
                 "set fewer small_blocks or more total_bytes"
             )
+        if "grouped" in self.shapes and self.small_bytes % self.scattered_block_bytes:
+            raise ValueError(
+                f"the {self.small_bytes} bytes of small blocks are no whole blocks of "
+                f"{self.scattered_block_bytes} bytes; set other small_blocks, or leave "
+                "grouped out of shapes"
+            )
+        if "handover" in self.shapes and self.scattered_block_bytes % ROW_BYTES:
+            raise ValueError(
+                f"blocks of {self.scattered_block_bytes} bytes hold no whole keys of "
+                f"{ROW_BYTES} bytes; set other scattered_block_bytes, or leave "
+                "handover out of shapes"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _named_apart(self) -> Self:
         labels = [f"ours {each.name}" for each in self.ours]
         labels += [f"socket {each.name}" for each in self.sockets]
         labels += [f"{each.peer} {each.name}" for each in self.programs]
+        labels += [f"cipher {each.name}" for each in self.ciphers]
+        labels += [f"link {each.name}" for each in self.links]
+        labels += [f"fio {each.name}" for each in self.fio]
         if len(set(labels)) < len(labels):
             raise ValueError("two contestants have one name; name them apart")
         return self
+
+    @property
+    def small_bytes(self) -> int:
+        """Bytes of all small blocks."""
+        return self.small_blocks * self.small_block_bytes
+
+    def shapes_of(self, spec: Ours | Bare) -> list[Shape]:
+        """Those that a contestant takes part in."""
+        return [
+            each for each in self.shapes if spec.shapes is None or each in spec.shapes
+        ]

@@ -6,20 +6,21 @@ Both are drawn without order from all of a buffer's blocks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prefillshare.bench.transfer.settings import Shape, TransferBenchSettings
+from prefillshare.bench.transfer.settings import TransferBenchSettings
+from prefillshare.bench.transfer.specs import Shape
 from prefillshare.transfer.base import Batch
 
 Memory = NDArray[np.uint8]
 
 _PAGE = 4096
 _CHUNK = 16 << 20
+_ODD = 0x9E3779B97F4A7C15
 
 
 @dataclass(frozen=True)
@@ -59,15 +60,19 @@ class Plan:
 
 def plan(settings: TransferBenchSettings, shape: Shape) -> Plan:
     """The plan of a shape at the sizes of the settings."""
-    total = settings.total_bytes
-    if shape == "contiguous":
-        return Plan(shape, total, total, 1)
+    total, large = settings.total_bytes, settings.scattered_block_bytes
     if shape == "scattered":
-        block = settings.scattered_block_bytes
-        return Plan(shape, total, block, total // block)
+        return Plan(shape, total, large, total // large)
     if shape == "small":
         return Plan(shape, total, settings.small_block_bytes, settings.small_blocks)
-    return Plan(shape, settings.latency_bytes, settings.latency_bytes, 1)
+    if shape == "grouped":
+        return Plan(shape, total, large, settings.small_bytes // large)
+    return piece(shape, settings.latency_bytes if shape == "latency" else total)
+
+
+def piece(shape: Shape, size: int) -> Plan:
+    """One piece of so many bytes."""
+    return Plan(shape, size, size, 1)
 
 
 def buffer(size: int) -> Memory:
@@ -79,12 +84,36 @@ def buffer(size: int) -> Memory:
     return memory
 
 
+class Noise:
+    """The bytes of a seed, at any place: no two of its words are alike but by chance.
+
+    One chunk is drawn; the others are that one with a number of their own in each word.
+    """
+
+    def __init__(self, seed: int) -> None:
+        source = np.random.default_rng(seed)
+        self._chunk = source.integers(0, 1 << 63, _CHUNK // 8, dtype=np.uint64)
+
+    def put(self, at: int, memory: Memory) -> None:
+        """Fill memory with the bytes from `at` on; all multiples of 8."""
+        words, first, done = memory.view(np.uint64), at // 8, 0
+        while done < len(words):
+            chunk, start = divmod(first + done, len(self._chunk))
+            part = self._chunk[start : start + len(words) - done]
+            number = np.uint64((chunk + 1) * _ODD % (1 << 64))
+            np.bitwise_xor(part, number, out=words[done : done + len(part)])
+            done += len(part)
+
+    def take(self, at: int, size: int) -> Memory:
+        """So many bytes from `at` on."""
+        memory = np.empty(size, np.uint8)
+        self.put(at, memory)
+        return memory
+
+
 def fill(memory: Memory, seed: int) -> None:
     """Write the bytes of a seed; the length must be a multiple of 8."""
-    at = 0
-    for chunk in _chunks(seed, len(memory), _CHUNK):
-        memory[at : at + len(chunk)] = chunk
-        at += len(chunk)
+    Noise(seed).put(0, memory)
 
 
 def check(memory: Memory, which: Plan, seed: int) -> bool:
@@ -92,31 +121,23 @@ def check(memory: Memory, which: Plan, seed: int) -> bool:
 
     `memory` was zero before; what it holds is compared in full.
     """
-    memory = memory[: which.size]
+    noise, memory = Noise(seed), memory[: which.size]
     if which.count == 1:
-        step = _CHUNK
-        chunks = _chunks(seed, which.size, step)
         return all(
-            np.array_equal(memory[i * step : (i + 1) * step], chunk)
-            for i, chunk in enumerate(chunks)
+            np.array_equal(part, noise.take(at, len(part)))
+            for at in range(0, which.size, _CHUNK)
+            for part in [memory[at : at + _CHUNK]]
         )
-    blocks = memory.reshape(-1, which.block)
+    blocks, many = memory.reshape(-1, which.block), max(1, _CHUNK // which.block)
     landing = np.full(len(blocks), -1, np.int64)
     landing[which.sources] = which.targets
-    many = max(1, _CHUNK // which.block)
-    for i, chunk in enumerate(_chunks(seed, which.size, many * which.block)):
-        to = landing[i * many : (i + 1) * many]
-        sent = chunk.reshape(-1, which.block)[to >= 0]
-        if not np.array_equal(blocks[to[to >= 0]], sent):
+    for i in range(0, len(blocks), many):
+        to = landing[i : i + many]
+        sent = noise.take(i * which.block, len(to) * which.block)
+        sent = sent.reshape(-1, which.block)
+        if not np.array_equal(blocks[to[to >= 0]], sent[to >= 0]):
             return False
     untouched = np.setdiff1d(np.arange(len(blocks)), which.targets)
     return not any(
         blocks[untouched[i : i + many]].any() for i in range(0, len(untouched), many)
     )
-
-
-def _chunks(seed: int, size: int, step: int) -> Iterator[Memory]:
-    source = np.random.default_rng(seed)
-    for at in range(0, size, step):
-        count = min(step, size - at) // 8
-        yield source.integers(0, 1 << 63, count, dtype=np.int64).view(np.uint8)

@@ -51,7 +51,7 @@ class Timing:
         cpu, peak = self._cpu_seconds() - cpu, usage.peak_bytes(target)
         self._facts = {"cpu_seconds": cpu, "repetitions": count}
         if target != me and resident is not None and peak is not None:
-            self._facts["receiver_extra_bytes"] = max(0, peak - resident)
+            self._facts["extra_bytes"] = max(0, peak - resident)
         return seconds
 
     def _cpu_seconds(self) -> float:

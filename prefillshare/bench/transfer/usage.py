@@ -54,6 +54,25 @@ def peak_bytes(pid: int) -> int | None:
     return _status(pid, "VmHWM:")
 
 
+def own_memory() -> tuple[int, int, int]:
+    """Resident bytes of this process: all, private ones, and shared ones."""
+    pid = os.getpid()
+    keys = "VmRSS:", "RssAnon:", "RssShmem:"
+    resident, private, shared = (_status(pid, key) or 0 for key in keys)
+    return resident, private, shared
+
+
+def private_growth(before: tuple[int, int, int]) -> int:
+    """Private bytes that this process has now, or had at most, beyond `own_memory`.
+
+    `reset_peak` is to be called right after that. What was shared at the peak is taken
+    to be what is shared now, so nothing may be unmapped in between.
+    """
+    _, private, shared = own_memory()
+    most = (peak_bytes(os.getpid()) or 0) - before[0] - (shared - before[2])
+    return max(0, private - before[1], most)
+
+
 def _ticks(pid: int) -> int:
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Who won: ratios as tables, in words, and against their targets."""
+"""Who won, in words, and whether targets are met."""
 
 from __future__ import annotations
 
@@ -14,37 +14,36 @@ MEASURES = {
     "p50_us": "p50 of delay",
     "p99_us": "p99 of delay",
     "cpu_seconds_per_gb": "CPU per GB",
+    "extra_bytes": "memory",
 }
 
 
 def ratio_lines(ratios: Sequence[Row], config: Mapping[str, Any]) -> Iterator[str]:
-    """A table for each of our settings, wins and losses named under the first."""
-    for number, ours in enumerate(config["ours"]):
-        label = f"prefillshare, {ours['name']}"
-        mine = [each for each in ratios if each["ours"] == label]
-        if not mine:
-            continue
-        yield f"### {label}\n"
-        columns = ["shape", "measure", "beside", "ratio", "verdict"]
-        yield table(columns, map(_cells, mine))
-        if number == 0:
-            yield from _summary(mine)
+    """Our first setting beside all others: wins and losses, then the table."""
+    label = f"prefillshare, {config['ours'][0]['name']}"
+    mine = [each for each in ratios if each["ours"] == label]
+    yield f"Of {label}; those of the other settings are in the figures' file.\n"
+    yield from _summary(mine)
+    columns = ["shape", "measure", "beside", "ratio", "verdict"]
+    yield table(columns, map(_cells, mine))
 
 
 def _cells(row: Row) -> list[str]:
-    ratio = row["ratio"]
-    return [
-        named(row),
-        MEASURES[row["measure"]],
-        row["other"],
-        f"{ratio['median']:.2f} ({ratio['min']:.2f}–{ratio['max']:.2f})",
-        verdict(row),
-    ]
+    cells = [named(row), MEASURES[row["measure"]], row["other"]]
+    return [*cells, spread(row["ratio"]), verdict(row)]
+
+
+def spread(ratio: Mapping[str, float]) -> str:
+    """A ratio with its spread over the rounds."""
+    return f"{ratio['median']:.2f} ({ratio['min']:.2f}–{ratio['max']:.2f})"
 
 
 def named(row: Row) -> str:
-    """The shape and, for delays, what ran beside."""
-    return f"{row['shape']}, {row['load']}" if row["load"] else str(row["shape"])
+    """The shape, and what tells it apart from others of it."""
+    parts = [row["shape"], row["case"] or ""]
+    if row["shape"] == "sequential":
+        parts.append(row["direction"] or "")
+    return ", ".join(part for part in parts if part)
 
 
 def verdict(row: Row) -> str:
@@ -56,7 +55,8 @@ def verdict(row: Row) -> str:
 
 
 def _summary(mine: Sequence[Row]) -> Iterator[str]:
-    peers = [each for each in mine if each["other"] != "own contiguous"]
+    kinds = ("socket", "mooncake", "nixl")
+    peers = [each for each in mine if str(each["other"]).startswith(kinds)]
     for title, wanted in (("Won", "won"), ("Lost", "**lost**"), ("Even", "even")):
         told = [_short(each) for each in peers if verdict(each) == wanted]
         yield f"{title}: {'; '.join(told) or 'nothing'}.\n"
@@ -67,23 +67,39 @@ def _short(row: Row) -> str:
     return f"{what}, beside {row['other']} ({row['ratio']['median']:.2f})"
 
 
-def target_lines(ratios: Sequence[Row], config: Mapping[str, Any]) -> Iterator[str]:
-    """Whether each target is met by the first of our settings, against each peer."""
-    first = f"prefillshare, {config['ours'][0]['name']}"
-    for target in config["targets"]:
-        measured = [each for each in ratios if _meant(each, target, first)]
-        wish = f"{target['shape']}, at least {target['ratio']:g} × {target['other']}"
-        if not measured:
-            yield f"- {wish}: not measured"
-        for each in measured:
-            middle = each["ratio"]["median"]
-            met = "met" if middle >= target["ratio"] else "**not met**"
-            yield f"- {wish}: {middle:.2f} beside {each['other']}, {met}"
+def summary(targets: Sequence[Row]) -> Iterator[str]:
+    """How many targets are met, and which are not."""
+    judged = [each for each in targets if each["met"] is not None]
+    absent = sum(each["ratio"] is None for each in targets)
+    if targets:
+        met = sum(each["met"] for each in judged)
+        yield f"Targets: {met} of {len(judged)} are met, {absent} were not measured.\n"
+    if unmet := [each for each in judged if not each["met"]]:
+        yield f"These are not met:\n\n{_table(unmet)}"
 
 
-def _meant(ratio: Row, target: Mapping[str, Any], ours: str) -> bool:
-    measure = "p99_us" if target["shape"] == "latency" else "gbps"
-    of = ratio["ours"], ratio["shape"], ratio["measure"]
-    return of == (ours, target["shape"], measure) and bool(
-        str(ratio["other"]).startswith(target["other"])
-    )
+def target_lines(targets: Sequence[Row], part: str) -> Iterator[str]:
+    """A table of the targets of a part of the page."""
+    if mine := [each for each in targets if each["part"] == part]:
+        yield _table(mine)
+
+
+def _table(targets: Sequence[Row]) -> str:
+    columns = ["measure", "of", "beside", "ratio", "aim", "verdict"]
+    return table(columns, map(_target, targets))
+
+
+def _target(row: Row) -> list[str]:
+    cells = [f"{MEASURES[row['measure']]}, {named(row)}", row["ours"], row["other"]]
+    if row["ratio"] is None:
+        return [*cells, "–", _aim(row), "not measured"]
+    told = {None: "stated", True: "met", False: "**not met**"}
+    return [*cells, spread(row["ratio"]), _aim(row), told[row["met"]]]
+
+
+def _aim(row: Row) -> str:
+    if row["aim"] is None:
+        return "–"
+    if row["at_most"] is not None:
+        return f"{row['aim']:g} to {row['at_most']:g}"
+    return f"at least {row['aim']:g}"

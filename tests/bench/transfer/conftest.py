@@ -9,9 +9,11 @@ import pytest
 
 from prefillshare.bench.transfer import engines, pair
 from prefillshare.bench.transfer.found import Found
-from prefillshare.bench.transfer.pair import Ask
-from prefillshare.bench.transfer.settings import Bare, Ours, TransferBenchSettings
-from prefillshare.bench.transfer.worker import ROLES, Facts, Worker
+from prefillshare.bench.transfer.orders import Worker
+from prefillshare.bench.transfer.processes import Ask, Facts
+from prefillshare.bench.transfer.settings import TransferBenchSettings
+from prefillshare.bench.transfer.specs import Bare, Ours
+from prefillshare.bench.transfer.worker import ROLES
 from prefillshare.transfer.base import Engine
 from prefillshare.transfer.memory import MemoryNetwork
 
@@ -47,9 +49,16 @@ class InProcess:
     def run(
         self, settings: TransferBenchSettings, spec: Ours | Bare, number: int
     ) -> list[Found]:
-        self.receiver = Here("receiver")
-        ends: tuple[Ask, Ask] = self.receiver, Here("sender")
-        return pair.measure(settings, spec, number, *ends)
+        receiver, sender = self.ends(spec, settings.total_bytes)
+        return pair.measure(settings, spec, number, receiver, sender)
+
+    def ends(self, spec: Ours | Bare, size: int) -> tuple[Ask, Ask]:
+        self.receiver, sender = Here("receiver"), Here("sender")
+        made = {"spec": spec.model_dump(), "size": size, "timeout": 60}
+        self.receiver("begin", certificates=None, **made)
+        sender("begin", certificates=None, routes={}, **made)
+        sender("connect", **self.receiver("address"))
+        return self.receiver, sender
 
 
 @pytest.fixture
@@ -61,13 +70,14 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> InProcess:
 
 @pytest.fixture
 def small() -> TransferBenchSettings:
-    """Sizes that take no time."""
+    """Sizes that take no time, between two ends."""
     return TransferBenchSettings(
         total_bytes=1 << 16,
         rounds=2,
+        shapes=["contiguous", "scattered", "small", "grouped", "latency"],
         scattered_block_bytes=1 << 12,
         small_block_bytes=1 << 8,
-        small_blocks=100,
+        small_blocks=96,
         latency_bytes=1 << 8,
         latency_samples=5,
         loads=["idle", "caller"],

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from prefillshare.bench.transfer.bare import groups, shares
 from prefillshare.bench.transfer.engines import make_engine
-from prefillshare.bench.transfer.pair import Child, neighbour, run_pair
-from prefillshare.bench.transfer.settings import Bare, Ours, TransferBenchSettings
+from prefillshare.bench.transfer.pair import near
+from prefillshare.bench.transfer.processes import Child, Facts, neighbour, started
+from prefillshare.bench.transfer.settings import TransferBenchSettings
 from prefillshare.bench.transfer.shapes import buffer, plan
+from prefillshare.bench.transfer.specs import BULK, Bare, Ours
+from prefillshare.bench.transfer.streams import groups, shares
 from prefillshare.errors import ConfigError, PrefillShareError, TransferIntegrityError
 from prefillshare.transfer.memory import Fault
 from tests.bench.transfer.conftest import InProcess
@@ -20,20 +22,21 @@ def test_all_shapes_and_loads_of_ours_are_measured_and_verified(
     small: TransferBenchSettings, in_process: InProcess
 ) -> None:
     found = in_process.run(small, Ours(name="x"), 0)
-    shapes = [(one.shape, one.load) for one in found]
+    shapes = [(one.shape, one.case) for one in found]
     assert shapes == [
         ("contiguous", None),
         ("scattered", None),
         ("small", None),
+        ("grouped", None),
         ("latency", "idle"),
         ("latency", "caller"),
     ]
     assert all(one.verified for one in found)
-    for one in found[:3]:
+    for one in found[:4]:
         assert one.gbps is not None and one.gbps > 0
         assert one.cpu_seconds_per_gb is not None and one.cpu_seconds_per_gb > 0
-        assert one.receiver_extra_bytes is not None and one.receiver_extra_bytes >= 0
-    for one in found[3:]:
+        assert one.extra_bytes is not None and one.extra_bytes >= 0
+    for one in found[4:]:
         assert one.p50_us is not None and one.p99_us is not None
         assert 0 < one.p50_us <= one.p99_us
 
@@ -65,6 +68,7 @@ def test_a_transfer_that_fails_ends_the_measurement(
         Bare(name="one"),
         Bare(name="three", streams=3, call_bytes=5000),
         Bare(name="two", streams=2, buffer_bytes=1 << 16),
+        Bare(name="ssl", streams=2, call_bytes=100_000, tls=True),
     ],
     ids=lambda spec: spec.name,
 )
@@ -72,18 +76,25 @@ def test_processes_deliver_every_byte(spec: Ours | Bare) -> None:
     """Enough of them for all streams."""
     settings = TransferBenchSettings(
         total_bytes=1 << 20,
-        small_blocks=200,
+        small_blocks=192,
         latency_samples=5,
         loads=["idle", "neighbour"],
         timeout_seconds=60,
     )
-    found = run_pair(settings, spec, 0)
-    assert len(found) == 5 and all(one.verified for one in found)
+    found = near(settings, spec, 0)
+    assert len(found) == 6 and all(one.verified for one in found)
+
+
+def test_a_contestant_takes_part_in_its_shapes_alone(
+    small: TransferBenchSettings,
+) -> None:
+    found = near(small, Bare(name="x", shapes=["grouped", "delayed"]), 0)
+    assert [one.shape for one in found] == ["grouped"]
 
 
 def test_shares_hold_all_bytes_once() -> None:
-    settings = TransferBenchSettings(total_bytes=1 << 20, small_blocks=200)
-    for shape in settings.shapes:
+    settings = TransferBenchSettings(total_bytes=1 << 20, small_blocks=192)
+    for shape in BULK:
         ranges = plan(settings, shape).batch()[:, 1:]
         parts = shares(ranges, 3)
         assert len(parts) == 3
@@ -96,7 +107,10 @@ def test_shares_hold_all_bytes_once() -> None:
 def test_a_call_moves_no_more_than_it_may() -> None:
     memory = buffer(1 << 16)
     settings = TransferBenchSettings(
-        total_bytes=1 << 16, small_blocks=16, scattered_block_bytes=8
+        total_bytes=1 << 16,
+        small_blocks=16,
+        scattered_block_bytes=8,
+        shapes=["scattered"],
     )
     single = groups(memory, plan(settings, "contiguous").batch()[:, 1:], 5000)
     assert all(len(group) == 1 and len(group[0]) <= 5000 for group in single)
@@ -110,7 +124,7 @@ def test_what_a_worker_cannot_do_is_told(
 ) -> None:
     with (tmp_path / "errors").open("w+", encoding="utf-8") as errors:
         child = Child("sender", errors)
-        rest = {"timeout": 1, "certificates": None}
+        rest: Facts = {"timeout": 1, "certificates": None, "routes": {}}
         try:
             with pytest.raises(
                 PrefillShareError, match="sender could not begin: Valid"
@@ -120,7 +134,7 @@ def test_what_a_worker_cannot_do_is_told(
             with pytest.raises(
                 PrefillShareError, match="could not connect: Connection"
             ):
-                child("connect", address="1")
+                child("connect", address="tcp://127.0.0.1:1")
         finally:
             child.close()
 
@@ -130,8 +144,14 @@ def test_the_neighbour_runs_before_the_context_and_ends_with_it() -> None:
         pass
 
 
-def test_an_engine_that_there_is_not_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no engine over 'pigeon'; set transport"):
-        make_engine("pigeon", "pigeon://", Ours(name="x"))
-    with pytest.raises(ConfigError, match="x: encryption needs certificates"):
-        make_engine("tcp", "tcp://127.0.0.1:0", Ours(name="x", encrypted=True))
+def test_a_process_that_does_not_start_is_said() -> None:
+    with (
+        pytest.raises(PrefillShareError, match=r"linkemu nowhere did not start"),
+        started(["prefillshare.transfer.linkemu", "nowhere"]),
+    ):
+        pass
+
+
+def test_encryption_without_certificates_is_refused() -> None:
+    with pytest.raises(ConfigError, match="encryption needs certificates"):
+        make_engine(Ours(name="x", encrypted=True))

@@ -16,7 +16,8 @@ from prefillshare.bench.transfer.programs import (
     run_program,
     script,
 )
-from prefillshare.bench.transfer.settings import Program, TransferBenchSettings
+from prefillshare.bench.transfer.settings import TransferBenchSettings
+from prefillshare.bench.transfer.specs import Program
 
 MOONCAKE = Program(peer="mooncake")
 SOCKET = Program(peer="socket", environment={"REP": "2"})
@@ -66,7 +67,7 @@ def test_lines_are_read_and_others_passed_over() -> None:
     assert first.cpu_seconds_per_gb == 1.5
     assert (second.shape, second.verified) == ("scattered", None)
     assert (third.direction, third.verified) == ("read", False)
-    assert (delay.shape, delay.load, delay.p99_us) == ("latency", "idle", 40.0)
+    assert (delay.shape, delay.case, delay.p99_us) == ("latency", "idle", 40.0)
 
 
 def test_a_program_is_run_with_its_clocked_part_measured(folder: Path) -> None:
@@ -74,8 +75,8 @@ def test_a_program_is_run_with_its_clocked_part_measured(folder: Path) -> None:
     found = run_program(Path(sys.executable), path, SOCKET, timeout=60)
     piece, *delays = found
     assert piece.verified and piece.cpu_seconds_per_gb is not None
-    assert piece.receiver_extra_bytes is not None
-    assert [one.load for one in delays] == ["idle", "caller", "neighbour"]
+    assert piece.extra_bytes is not None
+    assert [one.case for one in delays] == ["idle", "caller", "neighbour"]
 
 
 def test_lines_before_a_failure_are_kept_and_without_any_it_says_why(

@@ -5,24 +5,27 @@ from __future__ import annotations
 import pytest
 
 from prefillshare.bench.transfer.found import Found, percentiles
-from prefillshare.bench.transfer.rounds import Contestant, ratios, rows, turns
+from prefillshare.bench.transfer.ratios import ratios
+from prefillshare.bench.transfer.rounds import Contestant, rows, turns
 
 
 def contestant(peer: str, name: str, *rounds: list[Found]) -> Contestant:
-    return Contestant(peer, {"name": name}, "tcp", lambda number: [], list(rounds))
+    return Contestant(peer, {"name": name}, "tcp", lambda number: [], rounds=[*rounds])
 
 
 def rates(gbps: float, cpu: float = 1.0, scattered: float = 1.0) -> list[Found]:
     return [
         Found(shape="contiguous", gbps=gbps, cpu_seconds_per_gb=cpu, verified=True),
         Found(shape="scattered", gbps=scattered, verified=True),
-        Found(shape="latency", load="idle", p50_us=gbps, p99_us=2 * gbps),
+        Found(shape="latency", case="idle", p50_us=gbps, p99_us=2 * gbps),
     ]
 
 
 def test_the_order_turns_round_with_every_round() -> None:
     three = [contestant(name, "x") for name in "abc"]
-    assert [each.peer for each in turns(3, three)] == list("abccbaabc")
+    for each, times in zip(three, (3, 1, 3), strict=True):
+        each.times = times
+    assert [each.peer for each in turns(three)] == list("abccaac")
 
 
 def test_rows_are_medians_and_spreads_over_the_rounds() -> None:
@@ -34,7 +37,7 @@ def test_rows_are_medians_and_spreads_over_the_rounds() -> None:
     assert piece["verified"] is True and piece["rounds"] == 3
     assert (piece["peer"], piece["transport"]) == ("prefillshare", "tcp")
     assert (piece["shape"], piece["settings"]) == ("contiguous", {"name": "x"})
-    assert delay["load"] == "idle" and delay["verified"] is None
+    assert delay["case"] == "idle" and delay["verified"] is None
     assert (delay["p50_us"], delay["p99_us"]) == (5, 10)
     assert delay["spread"]["p99_us"] == [8, 16] and "gbps" not in delay
 

@@ -6,10 +6,19 @@ import numpy as np
 import pytest
 
 from prefillshare.bench.transfer import shapes
-from prefillshare.bench.transfer.settings import Shape, TransferBenchSettings
-from prefillshare.bench.transfer.shapes import Memory, Plan, buffer, check, fill, plan
+from prefillshare.bench.transfer.settings import TransferBenchSettings
+from prefillshare.bench.transfer.shapes import (
+    Memory,
+    Noise,
+    Plan,
+    buffer,
+    check,
+    fill,
+    plan,
+)
+from prefillshare.bench.transfer.specs import Shape
 
-BLOCKS: tuple[Shape, ...] = ("scattered", "small")
+BLOCKS: tuple[Shape, ...] = ("scattered", "small", "grouped")
 
 
 def moved(which: Plan, seed: int) -> Memory:
@@ -32,7 +41,7 @@ def test_blocks_are_permuted_at_both_ends(small: TransferBenchSettings) -> None:
         assert len(set(which.sources)) == len(set(which.targets)) == which.count
         assert list(which.sources) != list(which.targets) != sorted(which.targets)
     assert plan(small, "scattered").payload == small.total_bytes
-    assert plan(small, "small").payload == 100 << 8
+    assert plan(small, "small").payload == plan(small, "grouped").payload == 96 << 8
     assert plan(small, "contiguous").batch().tolist() == [[0, 0, 1 << 16]]
 
 
@@ -64,3 +73,14 @@ def test_memory_is_aligned_to_pages_and_filled_by_seed() -> None:
     again = buffer(1 << 15)
     fill(again, 1)
     assert np.array_equal(memory, again)
+
+
+def test_bytes_of_a_seed_are_the_same_from_any_place_and_differ_everywhere() -> None:
+    """Over several chunks of five pages."""
+    whole = Noise(1).take(0, 1 << 16)
+    assert np.array_equal(
+        Noise(1).take(8 * 3001, 8 * 997), whole[8 * 3001 :][: 8 * 997]
+    )
+    words = whole.view(np.uint64)
+    assert len(set(words.tolist())) == len(words)
+    assert not set(words.tolist()) & set(Noise(2).take(0, 1 << 16).view(np.uint64))
