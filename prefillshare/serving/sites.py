@@ -50,7 +50,7 @@ def start_agents(
         socket, _ = starter.agent("agent", sum(sizes.values()))
         return {"prefill": socket, "decode": socket}
     sites = settings.sites
-    keys = _certificates(sites, folder / "keys")
+    keys = certificates(sites, folder / "keys")
     lender, address = starter.agent("prefill", sizes["prefill"], keys["prefill"])
     routes = {}
     if sites.link is not None:
@@ -130,7 +130,7 @@ class _Starter:
         return role.url
 
 
-def _certificates(sites: SitesSettings, folder: Path) -> dict[Side, SecuritySettings]:
+def certificates(sites: SitesSettings, folder: Path) -> dict[Side, SecuritySettings]:
     """Those that are configured, or of an authority that signs nothing else."""
     given, others = sites.prefill.security, sites.decode.security
     if given is not None and others is not None:

@@ -21,7 +21,8 @@ from prefillshare.serving.settings import (
     SiteSettings,
     SitesSettings,
 )
-from prefillshare.transfer.secure.contexts import SecuritySettings
+from prefillshare.serving.sites import certificates
+from prefillshare.transfer.secure.contexts import SecuritySettings, read_identity
 from tests.serving.service import MESSAGES, serve_settings, unheld
 from tests.transfer.networked import security
 from tests.transfer.pairs import until
@@ -43,11 +44,18 @@ def with_sites(
 
 
 @pytest.fixture(scope="module")
-def apart(tiny_directory: Path, decoders: dict[str, Path]) -> Iterator[Cluster]:
-    with Cluster(with_sites(tiny_directory, decoders, two_sites())) as running:
+def apart(
+    tiny_directory: Path,
+    decoders: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Cluster]:
+    keys = tmp_path_factory.mktemp("keys")
+    sites = two_sites(
+        prefill=SiteSettings(name="east", security=security(keys, "a", "east")),
+        decode=SiteSettings(name="west", security=security(keys, "b", "west")),
+    )
+    with Cluster(with_sites(tiny_directory, decoders, sites)) as running:
         folder = Path(running._folder.name)
-        # The authority of these certificates signs nothing else.
-        assert not (folder / "keys" / "ca.key").exists()
         yield running
     assert all(role.process.poll() is not None for role in running.roles)
     assert not folder.exists()
@@ -92,6 +100,18 @@ def test_the_link_is_the_one_that_is_configured(apart: Cluster) -> None:
     assert LINK.emulated.model_dump_json() == config.read_text()
     assert LINK.emulated.rate == 1e9
     assert (LINK.emulated.delay, LINK.emulated.jitter) == (0.002, 0.001)
+
+
+def test_certificates_that_are_made_name_the_sites_and_no_others_can_follow(
+    tmp_path: Path,
+) -> None:
+    made = certificates(two_sites(), tmp_path / "keys")
+    names = {
+        side: read_identity(files.certificate)[0].site for side, files in made.items()
+    }
+    assert names == {"prefill": "east", "decode": "west"}
+    with pytest.raises(ConfigError, match="no readable authority"):
+        security(tmp_path / "keys", "c", "west")
 
 
 def test_a_certificate_of_another_site_is_refused_before_anything_starts(
