@@ -109,7 +109,7 @@ def answer(
         return answers
     digest = ModelId.from_directory(settings.model).digest
     for _, task, tokenisation, pairs in _by_task(settings):
-        units = task.units("test")[: settings.generate]
+        units = tokenisation.usable(task, "test")[: settings.generate]
         for system in pairs:
             prefill = serving_prefill(system.scheme, system.decoder)
             if prefill is None or system.floor:

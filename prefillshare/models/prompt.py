@@ -37,12 +37,15 @@ class Prompt:
 
     `shared_tokens` are those before the agent suffix: what agents have in common.
     With `source` the ids are the decoder's, and the prefill module reads those.
+    `merged` are the last tokens of the shared text alone, where the tokenizer joins
+    them with what follows: other tokens stand for that text, behind `shared_tokens`.
     """
 
     token_ids: tuple[int, ...]
     boundary: int
     shared_tokens: int
     source: SourceTokens | None = None
+    merged: tuple[int, ...] = ()
 
     @property
     def longest(self) -> int:
@@ -76,8 +79,14 @@ def lay_out(
     if not messages:
         raise DataError("a prompt needs at least one message, got none")
     full = list(messages) + ([{"role": "user", "content": suffix}] if suffix else [])
-    ids = _render(tokenizer, full, generation=True)
-    shared = common_prefix(ids, _render(tokenizer, messages, generation=False))
+    text = render(tokenizer, full, generation=True)
+    before = render(tokenizer, messages, generation=False)
+    # The template writes its own special tokens.
+    ids, alone = (
+        tokenizer(each, add_special_tokens=False)["input_ids"]
+        for each in (text, before)
+    )
+    shared = common_prefix(ids, alone)
     if len(ids) < 2 or shared == 0:
         raise DataError(
             f"the chat template rendered {len(ids)} tokens of which {shared} are "
@@ -86,16 +95,9 @@ def lay_out(
         )
     last = len(ids) - 1
     at = last if boundary == "last_token" else min(shared, last)
-    return Prompt(tuple(ids), at, min(shared, last))
-
-
-def _render(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation: bool
-) -> list[int]:
-    text = render(tokenizer, messages, generation=generation)
-    # The template writes its own special tokens.
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
+    # A template that goes on otherwise is not the tokenizer's doing.
+    merged = tuple(alone[shared:]) if text.startswith(before) else ()
+    return Prompt(tuple(ids), at, min(shared, last), merged=merged)
 
 
 def require_generation_prompt(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -25,6 +25,7 @@ class Sample:
             characters; None where no single place decides.
         depth: hand-off depth: 1 for the first agent of a chain.
         facts: what a scorer needs beside the reference (a problem's tests, say).
+        optional: left out where it cannot be used (too long, say), not refused.
     """
 
     messages: tuple[Message, ...]
@@ -33,6 +34,7 @@ class Sample:
     fact_start: int | None = None
     depth: int = 1
     facts: Mapping[str, Any] = field(default_factory=dict)
+    optional: bool = False
 
 
 # Samples over one context: their common prefix is prefilled once. The turns of one

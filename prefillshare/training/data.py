@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
@@ -13,7 +14,9 @@ from prefillshare.models.bridge.prompt import lay_out_across
 from prefillshare.models.prompt import Boundary, Prompt, lay_out
 from prefillshare.tasks.base import Sample, Split, Task, Unit
 from prefillshare.training.fields import Field, token_fields
-from prefillshare.training.seams import say_merges
+from prefillshare.training.seams import say_boundary_merges, say_merges, speaks
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,25 +73,28 @@ class Tokenisation:
         return self.decoder or self.tokenizer
 
     def groups(self, task: Task, split: Split) -> list[Group]:
-        """All units of a split.
+        """All units of a split, without the optional samples that cannot be used.
 
         Raises:
             DataError: the split is empty, or a unit or sample is empty or too long.
         """
-        units = task.units(split)
-        if not any(units):
-            raise DataError(
-                f"task {task.name!r} has no {split} examples; check its data"
-            )
-        name = f"{split} unit {{}} of task {task.name!r}"
-        groups = [self.group(u, name.format(i)) for i, u in enumerate(units)]
-        seams = [
-            (example.prompt.token_ids, sample.answer)
-            for unit, group in zip(units, groups, strict=True)
-            for sample, example in zip(unit, group, strict=True)
-        ]
-        say_merges(self.answering, f"task {task.name!r}, {split}", seams)
-        return groups
+        made = self._made(task, split)
+        pairs = [pair for unit in made for pair in unit]
+        name = f"task {task.name!r}, {split}"
+        seams = [(example.prompt.token_ids, sample.answer) for sample, example in pairs]
+        say_merges(self.answering, name, seams)
+        if self.boundary == "suffix":
+            say_boundary_merges(self.answering, name, [e.prompt for _, e in pairs])
+        return [tuple(example for _, example in unit) for unit in made]
+
+    def usable(self, task: Task, split: Split) -> list[Unit]:
+        """The samples of `groups`, unit by unit.
+
+        Raises:
+            DataError: as `groups`.
+        """
+        made = self._made(task, split)
+        return [tuple(sample for sample, _ in unit) for unit in made]
 
     def group(self, unit: Unit, name: str = "a unit") -> Group:
         """One unit's examples, in order; `name` is what errors call it.
@@ -96,16 +102,51 @@ class Tokenisation:
         Raises:
             DataError: it is empty, or one of its samples is empty or too long.
         """
+        required = tuple(replace(sample, optional=False) for sample in unit)
+        return tuple(example for _, example in self._pairs(required, name, []))
+
+    def _made(self, task: Task, split: Split) -> list[list[tuple[Sample, Example]]]:
+        """All units of a split, without what is left out, which is said."""
+        units = task.units(split)
+        if not any(units):
+            raise DataError(
+                f"task {task.name!r} has no {split} examples; check its data"
+            )
+        name = f"{split} unit {{}} of task {task.name!r}"
+        refused: list[DataError] = []
+        made = [
+            self._pairs(unit, name.format(i), refused) for i, unit in enumerate(units)
+        ]
+        if not any(made):
+            raise DataError(f"{refused[0]}; no other example of the task is usable")
+        if refused and speaks():
+            logger.warning(
+                "task %r, %s: left out %d of %d examples, the first: %s",
+                task.name,
+                split,
+                len(refused),
+                sum(map(len, units)),
+                refused[0],
+            )
+        return [unit for unit in made if unit]
+
+    def _pairs(
+        self, unit: Unit, name: str, refused: list[DataError]
+    ) -> list[tuple[Sample, Example]]:
+        """A unit's samples and examples; what is left out is added to `refused`."""
         if not unit:
             raise DataError(f"{name} has no examples: nothing to learn; drop it")
         ends: dict[str, list[int]] = {}
-        examples = []
+        pairs = []
         for i, sample in enumerate(unit):
             try:
-                examples.append(self._example(sample, ends))
+                pairs.append((sample, self._example(sample, ends)))
             except DataError as error:
-                raise DataError(f"example {i} of {name}: {error}") from error
-        return tuple(examples)
+                named = DataError(f"example {i} of {name}: {error}")
+                if not sample.optional:
+                    raise named from error
+                refused.append(named)
+        return pairs
 
     def _example(self, sample: Sample, ends: dict[str, list[int]]) -> Example:
         prompt = self.prompt(sample)
@@ -115,8 +156,8 @@ class Tokenisation:
             raise DataError(
                 f"it has {total} tokens (prompt {prompt.longest}, response "
                 f"{sample.answer[:40]!r}… {len(response)}), but the model's context is "
-                f"{self.max_tokens}; drop it, shorten its context, or take a model "
-                "with a longer one"
+                f"{self.max_tokens}; drop it (`drop_unusable: true` of a recipe's data "
+                "does), shorten its context, or take a model with a longer one"
             )
         distance = 0
         if sample.fact_start is not None:

@@ -32,6 +32,7 @@ from prefillshare.training.schemes.base import score
 from prefillshare.training.schemes.bridged import Bridged
 from prefillshare.training.schemes.cached import Cached
 from tests.bridges import random_bridge
+from tests.evals.merging import merging_tokenizer
 from tests.training.examples import UNITS, group
 from tests.words import word_tokenizer
 
@@ -169,6 +170,23 @@ def test_both_tokenizers_read_the_same_text(boundary: Boundary) -> None:
     else:
         assert read == whole
     assert len(prompt.source.shares) == prompt.boundary
+
+
+def test_a_decoder_whose_tokenizer_merges_at_the_boundary_reads_that_text_itself() -> (
+    None
+):
+    source, merging = tiny_tokenizer(), merging_tokenizer()
+    messages = [{"role": "user", "content": "q xa"}]
+    source.chat_template = (
+        "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %}!{% endif %}"
+    )
+    prompt = lay_out_across(source, merging, messages, "bc it", "suffix")
+    assert decoded(merging, prompt.merged) == "a"
+    assert decoded(merging, prompt.remainder) == "abc it!"
+    assert prompt.source is not None
+    assert decoded(source, prompt.source.token_ids) == "q x"
+    assert lay_out_across(source, merging, messages, "it", "suffix").merged == ()
 
 
 def test_a_prompt_with_nothing_to_bridge_is_refused() -> None:

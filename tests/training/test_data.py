@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from prefillshare.errors import DataError
 from prefillshare.models.tiny import tiny_tokenizer
 from prefillshare.tasks.base import Marks, Sample, Split, Task, Unit
 from prefillshare.tasks.casefile import CaseFileTask
+from prefillshare.tasks.recipes.recipe import Recipe
+from prefillshare.tasks.recipes.sources import Source
 from prefillshare.training.data import Tokenisation
 from tests.training.examples import tokenisation
 
@@ -75,6 +82,43 @@ def test_examples_that_cannot_be_learned_are_named(bad: Unit, message: str) -> N
     short = Tokenisation(tiny_tokenizer(), "last_token", max_tokens=40)
     with pytest.raises(DataError, match=message):
         short.groups(units_of((GOOD,), bad), "train")
+
+
+def test_an_optional_example_that_cannot_be_learned_is_left_out_and_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    long = replace(asked("w" * 40, "long"), optional=True)
+    good = replace(GOOD, optional=True)
+    short = Tokenisation(tiny_tokenizer(), "last_token", max_tokens=40)
+    task = units_of((good, long), (long,), (GOOD,))
+    with caplog.at_level(logging.WARNING):
+        groups = short.groups(task, "train")
+    assert groups == short.groups(units_of((GOOD,), (GOOD,)), "train")
+    assert short.usable(task, "train") == [(good,), (GOOD,)]
+    assert "task 'given', train: left out 2 of 4 examples, the first: example 1 of" in (
+        caplog.text
+    )
+    assert "`drop_unusable: true` of a recipe's data does" in caplog.text
+    with pytest.raises(DataError, match="48 tokens.*no other example .* is usable"):
+        short.groups(units_of((long,)), "train")
+    # Who asks for one unit's examples wants all of them.
+    with pytest.raises(DataError, match="example 1 of a unit"):
+        short.group((good, long))
+
+
+def test_a_recipe_that_drops_what_is_unusable_drops_what_is_too_long(
+    tmp_path: Path,
+) -> None:
+    rows = [{"question": "w" * length, "answer": "#### 2"} for length in (1, 90, 2)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    source = Source(path=path, format="gsm8k", drop_unusable=True)
+    short = Tokenisation(tiny_tokenizer(), "last_token", max_tokens=60)
+    groups = short.groups(Recipe(name="solver", train=source), "train")
+    assert [example.tokens for (example,) in groups] == [11, 12]
+    strict = source.model_copy(update={"drop_unusable": False})
+    with pytest.raises(DataError, match="train unit 1 .* the model's context is 60"):
+        short.groups(Recipe(name="solver", train=strict), "train")
 
 
 def test_a_split_without_examples_is_named() -> None:

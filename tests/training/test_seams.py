@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from prefillshare.training.data import Tokenisation
 from tests.evals.merging import merging_tokenizer
 from tests.training.test_data import asked, units_of
 
-QUESTION = {"role": "user", "content": "abc x?"}
+QUESTION = {"role": "user", "content": "abc xa"}
 
 
 def seamless_tokenizer() -> PreTrainedTokenizerFast:
@@ -32,6 +33,16 @@ def seamless_tokenizer() -> PreTrainedTokenizerFast:
     opening = "<|assistant|>"
     assert isinstance(tokenizer.chat_template, str)
     tokenizer.chat_template = tokenizer.chat_template.replace(opening, f"{opening}a")
+    return tokenizer
+
+
+def markless_tokenizer() -> PreTrainedTokenizerFast:
+    """Nothing stands between messages: "…a" and a suffix "bc…" make the token "abc"."""
+    tokenizer = merging_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
     return tokenizer
 
 
@@ -75,13 +86,41 @@ def test_nothing_is_said_of_a_tokenizer_that_does_not_merge(
     assert caplog.records == []
 
 
+def test_merges_at_the_boundary_are_said_and_left_to_the_decoder(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tokenizer = markless_tokenizer()
+    shared = ({"role": "user", "content": "q xa"},)
+    samples = [Sample(shared, suffix, "zz") for suffix in ("bc it", "a it", "b it")]
+    task = units_of(*((sample,) for sample in samples))
+    with caplog.at_level(logging.WARNING):
+        groups = Tokenisation(tokenizer, "suffix", 4096).groups(task, "train")
+    (record,) = caplog.records
+    said = record.getMessage()
+    assert said.startswith("task 'given', train: the tokenizer merges the end of the")
+    assert "in 2 of 3 prompts (such as ['a'] into ['abc']); the boundary" in said
+    one, two, three = (group[0] for group in groups)
+    prefilled = [tokenizer.decode(list(e.prefill_ids)) for e in (one, two, three)]
+    assert prefilled == ["q x", "q xa", "q x"]
+    assert tokenizer.decode(list(one.prompt.remainder)) == "abc it<|assistant|>"
+    # What one agent's merge leaves is a prefix of what the others share.
+    assert one.prefill_ids == two.prefill_ids[:-1] == three.prefill_ids
+    caplog.clear()
+    Tokenisation(tokenizer, "last_token", 4096).groups(task, "train")
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("made", [seamless_tokenizer, markless_tokenizer])
 @pytest.mark.parametrize("boundary", ["last_token", "suffix"])
 @pytest.mark.parametrize("answer", ["bc x", "zz"])
 def test_serving_lays_out_what_was_trained(
-    tmp_path: Path, boundary: Boundary, answer: str
+    tmp_path: Path,
+    boundary: Boundary,
+    answer: str,
+    made: Callable[[], PreTrainedTokenizerFast],
 ) -> None:
     model = save_tiny_model(tmp_path / "model")
-    seamless_tokenizer().save_pretrained(model)
+    made().save_pretrained(model)
     tokenizer = load_tokenizer(model)
     suffix = "bc x"
     trained = Tokenisation(tokenizer, boundary, 4096).group(

@@ -111,13 +111,10 @@ class Scorer:
         if prefill is None:
             return None
         task = build_task(cell.task)
-        units = task.units("test")[: self._settings.generate]
+        tokenisation = self._workshop.tokenisation
+        units = tokenisation.usable(task, "test")[: self._settings.generate]
         texts = generate_answers(
-            prefill,
-            decoder,
-            self._workshop.tokenisation,
-            units,
-            max_tokens=self._settings.max_tokens,
+            prefill, decoder, tokenisation, units, max_tokens=self._settings.max_tokens
         )
         return score_answers(task, units, texts)
 

@@ -48,10 +48,9 @@ def lay_out_across(
     full = list(messages) + ([{"role": "user", "content": suffix}] if suffix else [])
     text = render(source, full, generation=True)
     ids, spans = _tokens(target, text, special=True)
-    before, _ = _tokens(
-        target, render(source, messages, generation=False), special=True
-    )
-    shared, last = common_prefix(ids, before), len(ids) - 1
+    before = render(source, messages, generation=False)
+    alone, alone_spans = _tokens(target, before, special=True)
+    shared, last = common_prefix(ids, alone), len(ids) - 1
     at = last if boundary == "last_token" else min(shared, last)
     source_ids, source_spans = _tokens(source, text, special=False)
     begun = sum(start < spans[at][0] for start, _ in source_spans)
@@ -63,7 +62,12 @@ def lay_out_across(
     held = SourceTokens(
         tuple(source_ids[:begun]), shares(source_spans[:begun], spans[:at])
     )
-    return Prompt(tuple(ids), at, min(shared, last), held)
+    merged: tuple[int, ...] = ()
+    if text.startswith(before):
+        # What a tokenizer puts behind a text has no characters.
+        rest = zip(alone[shared:], alone_spans[shared:], strict=True)
+        merged = tuple(token for token, (start, stop) in rest if start < stop)
+    return Prompt(tuple(ids), at, min(shared, last), held, merged)
 
 
 def tokenizer_of_decoder(

@@ -10,7 +10,7 @@ from prefillshare.config import Config
 from prefillshare.errors import DataError
 from prefillshare.tasks.base import Marks, Sample, Split, Unit
 from prefillshare.tasks.recipes.formats import FORMATS
-from prefillshare.tasks.recipes.sources import FormatName, Source
+from prefillshare.tasks.recipes.sources import Source
 from prefillshare.tasks.sandbox.runner import Limits
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Recipe(Config):
         source = self.train if split == "train" else self.test
         if source is None:
             raise DataError(f"{self.name}: has no {split} data; set task.{split}")
-        return [self._ready(unit, source.format) for unit in _units(source)]
+        return [self._ready(unit, source) for unit in _units(source)]
 
     def score(self, sample: Sample, response: str) -> Marks:
         """As the format of the sample's data set has it; see `formats`.
@@ -48,13 +48,14 @@ class Recipe(Config):
         """
         return FORMATS[sample.facts["format"]].score(sample, response, self.limits)
 
-    def _ready(self, unit: Unit, format_name: FormatName) -> Unit:
+    def _ready(self, unit: Unit, source: Source) -> Unit:
         # A scorer must know the format: the two splits may differ.
         return tuple(
             replace(
                 sample,
                 suffix=self.suffix,
-                facts={**sample.facts, "format": format_name},
+                facts={**sample.facts, "format": source.format},
+                optional=source.drop_unusable,
             )
             for sample in unit
         )

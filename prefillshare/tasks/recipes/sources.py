@@ -40,7 +40,8 @@ class Source(Config):
         answers: a second JSON file, of the same kind as the first, with more columns
             for the rows of the same `id`.
         rows: keep this many, drawn by `seed`.
-        drop_unusable: leave out a row that cannot be used rather than refuse it.
+        drop_unusable: leave out a row that cannot be used, and an example that the
+            model's context does not hold, rather than refuse it.
     """
 
     format: FormatName
