@@ -17,6 +17,7 @@ from prefillshare.errors import (
     TransferTimeout,
 )
 from prefillshare.transfer.agent.messages import (
+    MALFORMED,
     Message,
     Messenger,
     error_from,
@@ -51,7 +52,7 @@ class Connection:
             check_peer(self._sock)
             self.arena = receive_arena(self._sock)
             self._messenger = Messenger(self._sock)
-            self.address = str(self._messenger.receive().body["address"])
+            self.address = str(self._messenger.receive().body.get("address"))
             self._sock.settimeout(None)
         except (OSError, TransferError) as error:
             self._sock.close()
@@ -124,7 +125,7 @@ class Connection:
         try:
             while True:
                 self._hear(self._messenger.receive())
-        except TransferError as error:
+        except (TransferError, *MALFORMED) as error:
             gone: TransferError = TransferBroken(f"the agent is gone: {error}")
         if self._closing:
             gone = TransferClosed("the engine is closed; make a new one")

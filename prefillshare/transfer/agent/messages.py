@@ -29,6 +29,8 @@ from prefillshare.transfer.secure.channel import PlainChannel
 _HEAD = struct.Struct("!II")
 MAX_JSON, MAX_BLOB = 1 << 16, 1 << 26
 MAX_WAITING = 2 * MAX_BLOB
+# What reading a message raises whose values are not those that belong there.
+MALFORMED = (KeyError, ValueError, TypeError, OverflowError)
 _NAMED = {
     name: kind
     for name, kind in vars(errors).items()
@@ -99,7 +101,7 @@ class Messenger:
         text, blob = self._exactly(lengths[0]), self._exactly(lengths[1])
         try:
             body = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise TransferIntegrityError(f"no message: {error}") from error
         if not isinstance(body, dict):
             raise TransferIntegrityError("a message that is no dictionary")
@@ -149,6 +151,8 @@ def error_to(error: BaseException) -> dict[str, str]:
     return {"kind": known or "TransferError", "text": str(error)[:4096]}
 
 
-def error_from(body: Mapping[str, Any]) -> Exception:
+def error_from(body: object) -> Exception:
     """Undo `error_to`."""
+    if not isinstance(body, Mapping):
+        return TransferError(f"failed, and does not say why: {str(body)[:4096]}")
     return _NAMED.get(str(body.get("kind")), TransferError)(str(body.get("text")))

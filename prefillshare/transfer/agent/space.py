@@ -28,7 +28,13 @@ class Space:
         return self._size - sum(last - first for first, last in self._taken)
 
     def allocate(self, size: int) -> int:
-        """The first byte of `size` free ones; `CapacityError` if there are none."""
+        """The first byte of `size` free ones.
+
+        `CapacityError` if there are none, `ValueError` for less than one byte: two may
+        not begin at one place.
+        """
+        if size < 1:
+            raise ValueError(f"{size} bytes cannot be allocated; ask for one or more")
         need = whole_pages(size)
         first = 0
         for low, high in [*self._taken, (self._size, self._size)]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from prefillshare.errors import PrefillShareError, TransferError
 from prefillshare.transfer.agent.messages import (
+    MALFORMED,
     Message,
     Messenger,
     error_to,
@@ -118,14 +119,14 @@ class Worker:
             if act is None:
                 raise ValueError(f"an agent cannot {str(body.get('do'))[:80]!r}")
             reply = act(body, message.blob)
-        except (PrefillShareError, ValueError, KeyError, TypeError) as error:
+        except (PrefillShareError, *MALFORMED) as error:
             reply = {"error": error_to(error)}
         except Exception as error:
             # A worker that asks for too much must not take its connection with it.
             _log.exception("an agent could not %s", body.get("do"))
             reply = {"error": error_to(error)}
-        if "id" in body:
-            self._tell({"id": body["id"], **reply})
+        if isinstance(number := body.get("id"), int):
+            self._tell({"id": number, **reply})
 
     def _allocate(self, body: Mapping[str, Any], _: bytes) -> dict[str, Any]:
         first = self._agent.allocate(int(body["size"]))
