@@ -64,6 +64,16 @@ def test_an_error_that_nothing_caused_is_named(case: Case) -> None:
     assert not list(complaints(record(forged, [first, None], DONE)))
 
 
+def test_a_grant_is_used_up_unless_the_word_of_it_was_lost() -> None:
+    again, refused = replace(READ, fault="again"), "TransferRefused"
+    assert not list(complaints(record(again, [None, refused], DONE)))
+    assert list(complaints(record(again, [None, None], DONE)))
+    harmed = replace(record(again, [None, None], DONE), harm="cut")
+    assert not list(complaints(harmed))
+    written = record(replace(WRITE, fault="again"), [None, None], DONE)
+    assert list(complaints(replace(written, harm="cut")))
+
+
 @pytest.mark.parametrize(
     ("ends", "complaint"),
     [

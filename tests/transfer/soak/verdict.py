@@ -83,7 +83,9 @@ def _of_tries(record: Record) -> Iterator[str]:
         yield f"ended with {tries[0]}"
     if len(tries) > 1:
         allowed = SECOND[fault] | harmed
-        if tries[0] is None:
+        # The word that a read is done may be lost; its grant is not used up then.
+        unheard = record.harmed and record.case.access == "read"
+        if tries[0] is None and not unheard:
             allowed -= {None}
         if tries[1] not in allowed:
             yield f"ended with {tries[1]} at the second try, {tries[0]} at the first"
