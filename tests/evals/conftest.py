@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from prefillshare.evals.lm_eval import PrefillShareLM
 from prefillshare.models.loading import load_model
 from prefillshare.models.tiny import save_tiny_model
-from tests.evals.harness import saved
+from tests.evals.harness import saved, trained_decoder
 from tests.evals.merging import merging_tokenizer
 
 
@@ -47,11 +47,9 @@ def identity(
 
 @pytest.fixture(scope="session")
 def trained(
-    base: PreTrainedModel,
-    base_directory: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    base_directory: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> PrefillShareLM:
-    """With a decoder of its own weights that stops the base at its suffix."""
-    directory = tmp_path_factory.mktemp("trained") / "decoder"
-    decoder = saved(base, base_directory, directory, boundary="suffix")
+    """With a decoder that was trained to answer `ROWS`; its base stops at its suffix."""
+    folder = tmp_path_factory.mktemp("trained")
+    decoder = trained_decoder(base_directory, folder)
     return PrefillShareLM(str(base_directory), decoder, "float64", batch_size=2)

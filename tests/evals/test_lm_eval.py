@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from prefillshare.errors import ConfigError, ContextLengthError, IdentityError
 from prefillshare.evals.lm_eval import PrefillShareLM
 from tests.conftest import make_decoder
-from tests.evals.harness import requests, saved
+from tests.evals.harness import ROWS, requests, saved
 from train.harness import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,10 +84,6 @@ doc_to_choice: "{{{{choices}}}}"
 doc_to_target: "{{{{answer}}}}"
 metric_list: [{{metric: acc}}]
 """
-ROWS = [
-    {"question": f"Which is {colour}?", "choices": ["blood", "sky"], "answer": i}
-    for i, colour in enumerate(["red", "blue"])
-]
 
 
 @pytest.fixture
@@ -101,7 +97,7 @@ def task(tmp_path: Path) -> str:
     return str(folder)
 
 
-def test_the_harness_runs_a_task_with_it(
+def test_the_harness_runs_a_task_with_a_trained_decoder(
     trained: PrefillShareLM, base_directory: Path, task: str, tmp_path: Path
 ) -> None:
     manager = lm_eval.tasks.TaskManager(include_path=task, include_defaults=False)
@@ -130,7 +126,8 @@ def test_the_harness_runs_a_task_with_it(
         found = [float(x) for ((x, _),) in sample["resps"]]
         assert found == pytest.approx(wanted, abs=1e-9)
         right.append(wanted.index(max(wanted)) == row["answer"])
-    assert results["results"]["tiny_choice"]["acc,none"] == sum(right) / 2
+    # What it learned: whoever does not read the question has one of the two.
+    assert results["results"]["tiny_choice"]["acc,none"] == sum(right) / 2 == 1.0
 
 
 def test_the_command_line_knows_the_model(

@@ -141,7 +141,8 @@ def test_a_chat_is_answered_as_it_is_served(trained: PrefillShareLM) -> None:
     assert trained.generate_until(
         requests("generate_until", [(context, options)]), True
     ) == [text]
-    stop = text[4:6]
+    stop = text[1:3]
+    assert len(stop) == 2
     (cut,) = trained.generate_until(
         requests("generate_until", [(context, options | {"until": [stop]})]), True
     )
@@ -152,6 +153,7 @@ def test_generation_ends_at_a_stop_sequence(trained: PrefillShareLM) -> None:
     (whole,) = trained.generate_until(
         requests("generate_until", [("abc", {"until": [], "max_gen_toks": 12})]), True
     )
+    assert whole
     steps: list[object] = []
     hook = trained.decoder.model.register_forward_hook(lambda *_: steps.append(None))
     options = {"until": whole[:1], "max_gen_toks": 12}
