@@ -26,6 +26,11 @@ _UNREADABLE = (
 )
 
 
+def checkpoint_directory(output: Path) -> Path:
+    """Where a run with that output keeps its checkpoint."""
+    return output / "checkpoint"
+
+
 def save_checkpoint(
     directory: Path, weights: dict[str, torch.Tensor], state: dict[str, Any]
 ) -> None:

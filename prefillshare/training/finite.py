@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch.distributed.tensor import DTensor
 
 from prefillshare.errors import PrefillShareError
+from prefillshare.training.checkpoint import checkpoint_directory
 from prefillshare.training.learner import Learner
 from prefillshare.training.settings import RunSettings
 
@@ -42,11 +43,16 @@ class FiniteGuard:
                 )
 
     def _end(self, fact: str) -> NoReturn:
+        remedy = (
+            f"Lower learning_rate (now {self.settings.learning_rate}) or use a wider "
+            f"dtype (now {self.settings.dtype}), and start over"
+        )
+        if not checkpoint_directory(self.settings.output).exists():
+            raise PrefillShareError(f"{fact}; there is no checkpoint yet. {remedy}")
         raise PrefillShareError(
             f"{fact}; the last checkpoint was written before that and is untouched. "
-            f"Lower learning_rate (now {self.settings.learning_rate}) or use a wider "
-            f"dtype (now {self.settings.dtype}), and start over with `resume: false` "
-            "or another `output`: a checkpoint is resumed with its own settings only"
+            f"{remedy} with `resume: false` or another `output`: a checkpoint is "
+            "resumed with its own settings only"
         )
 
 

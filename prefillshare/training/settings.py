@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from prefillshare.config import Config
+from prefillshare.errors import DataError
 from prefillshare.tasks.base import Task
 from prefillshare.tasks.casefile import CaseFileTask, default_depths
 from prefillshare.tasks.casefile.formats import Format
@@ -37,6 +38,14 @@ class CaseFiles(Config):
     with_context: bool = True
     format: Format = "line"
     summaries: Path | None = None
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        try:
+            self.task()
+        except DataError as error:
+            raise ValueError(str(error)) from error
+        return self
 
     def task(self) -> CaseFileTask:
         """The task that these settings describe."""

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 
 from prefillshare.errors import CheckpointError, ConfigError, PrefillShareError
 from prefillshare.training.checkpoint import (
+    checkpoint_directory,
     load_checkpoint,
     random_states,
     save_checkpoint,
@@ -262,7 +263,7 @@ class Trainer:
 
     @property
     def _checkpoint_directory(self) -> Path:
-        return self.settings.output / "checkpoint"
+        return checkpoint_directory(self.settings.output)
 
     def _resumable(self) -> str:
         """What a resumed run must share: settings, and the base by its identity."""

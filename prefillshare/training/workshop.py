@@ -29,6 +29,7 @@ from prefillshare.models.record import DecoderRecord
 from prefillshare.tasks.base import Task
 from prefillshare.training.data import Group, Tokenisation
 from prefillshare.training.settings import RunSettings
+from prefillshare.training.targets import require_targets
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,9 @@ class Workshop:
         """A fresh decoder from the base's weights.
 
         With `activated`, the adapter can be switched off for a prompt (aLoRA).
+
+        Raises:
+            ConfigError: the adapter that the settings describe does not fit the model.
         """
         settings = self.settings
         record = DecoderRecord(
@@ -96,20 +100,27 @@ class Workshop:
         bridge = self._bridge()
         if bridge is not None and getattr(settings, "bridge_alone", False):
             return Decoder.bare(self.weights, record, bridge)
-        adapter = None
-        if settings.method == "lora":
-            lora = settings.lora
-            adapter = LoraConfig(
-                r=lora.rank,
-                lora_alpha=lora.alpha,
-                lora_dropout=lora.dropout,
-                target_modules=lora.targets,
-                task_type="CAUSAL_LM",
-                trainable_token_indices=self._trainable_tokens(),
-                # The offsets are given with every pass: any token enables them.
-                alora_invocation_tokens=[0] if activated else None,
-            )
-        return Decoder.create(self.weights, record, adapter, bridge)
+        if settings.method == "full":
+            return Decoder.create(self.weights, record, None, bridge)
+        lora = settings.lora
+        require_targets(lora.targets, self.weights)
+        adapter = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=lora.targets,
+            task_type="CAUSAL_LM",
+            trainable_token_indices=self._trainable_tokens(),
+            # The offsets are given with every pass: any token enables them.
+            alora_invocation_tokens=[0] if activated else None,
+        )
+        try:
+            return Decoder.create(self.weights, record, adapter, bridge)
+        except ValueError as error:
+            raise ConfigError(
+                f"no adapter fits the layers that lora.targets names ({error}); name "
+                "linear ones, or all-linear"
+            ) from error
 
     def _bridge(self) -> Bridge | None:
         directory: Path | None = getattr(self.settings, "bridge", None)

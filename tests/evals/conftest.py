@@ -49,7 +49,7 @@ def identity(
 def trained(
     base_directory: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> PrefillShareLM:
-    """With a decoder that was trained to answer `ROWS`; its base stops at its suffix."""
+    """With a decoder that learned `ROWS` by heart; the base stops at its suffix."""
     folder = tmp_path_factory.mktemp("trained")
     decoder = trained_decoder(base_directory, folder)
     return PrefillShareLM(str(base_directory), decoder, "float64", batch_size=2)

@@ -33,6 +33,18 @@ def start(run: TrainSettings, overflow: str) -> None:
     trainer.run(spoil)
 
 
+def test_without_a_checkpoint_none_is_spoken_of(
+    tiny_directory: Path, tmp_path: Path
+) -> None:
+    run = settings(tiny_directory, tmp_path, checkpoint_every=6)
+    with pytest.raises(PrefillShareError) as caught:
+        start(run, "gradient")
+    assert "at step 5; there is no checkpoint yet. Lower learning" in str(caught.value)
+    assert str(caught.value).endswith("(now float64), and start over")
+    # As it says: nothing else needs to be changed.
+    assert len(losses_of(run.model_copy(update={"learning_rate": 1e-3}))) == 6
+
+
 @pytest.mark.parametrize(
     ("overflow", "message"),
     [

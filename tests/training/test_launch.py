@@ -153,3 +153,31 @@ def test_a_failed_run_fails_the_command(
     assert main(["train", *missing]) == 2
     assert "config.json is missing" in capfd.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("lora.targets=nosuch", "lora.targets names 'nosuch', but no layer"),
+        ("lora.targets=[q_proj, nosuch]", "names 'nosuch', but no layer"),
+        ("lora.targets=[]", "names nothing, but no layer"),
+        ("lora.targets=(", "lora.targets '(' is no regular expression"),
+        ("lora.targets=[norm]", "no adapter fits the layers that lora.targets names"),
+        ("task.agent=nosuch", "no agent 'nosuch'; the case file has shipping"),
+        ("task.depths=[]", "agent 'shipping' was given no hand-off depth"),
+    ],
+)
+def test_wrong_use_is_named_and_exits_2(
+    tiny_directory: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    wrong: str,
+    message: str,
+) -> None:
+    arguments = ["train", "--in-process", "--set", f"model={tiny_directory}"]
+    arguments += ["--set", f"output={tmp_path}/run"]
+    arguments += ["--set", "task={kind: casefile, agent: shipping}"]
+    assert main([*arguments, "--set", wrong]) == 2
+    said = capfd.readouterr().err
+    assert message in said and "Traceback" not in said
+    assert not (tmp_path / "run" / "decoder").exists()
