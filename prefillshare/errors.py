@@ -22,7 +22,10 @@
         ├── TransferBroken       the connection broke
         ├── TransferTimeout      the deadline passed
         ├── TransferRefused      the peer declined: unknown transfer, wrong capability
-        └── TransferIntegrityError  bytes arrived that are not those that were sent
+        ├── TransferIdentityError   another engine, site or region is there than meant
+        ├── TransferIntegrityError  bytes arrived that are not those that were sent
+        ├── UnknownPeerError     no engine is registered under a name
+        └── DirectoryError       where engines are registered cannot be used
 
 A message names the fact, the offending values and the remedy. `ValueError` is for
 arguments that a caller in Python got wrong; `assert` is for invariants of our own.
@@ -117,3 +120,11 @@ class TransferIdentityError(TransferError):
 
 class TransferIntegrityError(TransferError):
     """Bytes arrived that are not those that were sent."""
+
+
+class UnknownPeerError(TransferError):
+    """No engine is registered under the name of a host."""
+
+
+class DirectoryError(TransferError):
+    """Where engines are registered is gone, slow, or holds nonsense."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from prefillshare.errors import TransferIdentityError
 
-_SCHEME = "prefillshare"
+SCHEME = "prefillshare://"
 _NAME = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 
 
@@ -35,16 +35,27 @@ class PeerIdentity:
     @property
     def uri(self) -> str:
         """As it stands in a certificate (subject alternative name)."""
-        return f"{_SCHEME}://{self.region}/{self.site}/{self.host}"
+        return SCHEME + self.name
+
+    @property
+    def name(self) -> str:
+        """REGION/SITE/HOST, as people and configurations write it."""
+        return f"{self.region}/{self.site}/{self.host}"
 
     @classmethod
     def from_uri(cls, uri: str) -> PeerIdentity:
         """Undo `uri`; `ValueError` if it is not one."""
-        scheme, _, rest = uri.partition("://")
-        names = rest.split("/")
-        if scheme != _SCHEME or len(names) != 3:
-            raise ValueError(f"{uri!r} is not {_SCHEME}://REGION/SITE/HOST")
-        return cls(*names)
+        if not uri.startswith(SCHEME):
+            raise ValueError(f"{uri!r} is not {SCHEME}REGION/SITE/HOST")
+        return cls.from_name(uri.removeprefix(SCHEME))
+
+    @classmethod
+    def from_name(cls, name: str) -> PeerIdentity:
+        """Undo `name`; `ValueError` if it is not one."""
+        parts = name.split("/")
+        if len(parts) != 3:
+            raise ValueError(f"{name!r} is not REGION/SITE/HOST")
+        return cls(*parts)
 
     @classmethod
     def from_certificate(cls, certificate: Mapping[str, Any]) -> PeerIdentity:
@@ -59,6 +70,6 @@ class PeerIdentity:
             return cls.from_uri(uri)
         except ValueError as error:
             raise TransferIdentityError(
-                f"a certificate names {uris}, not one {_SCHEME}://REGION/SITE/HOST; "
+                f"a certificate names {uris}, not one {SCHEME}REGION/SITE/HOST; "
                 "make it with `prefillshare keys issue`"
             ) from error

@@ -26,10 +26,11 @@ from prefillshare.transfer.secure.channel import Channel, PlainChannel, TlsChann
 from prefillshare.transfer.secure.contexts import Security
 from prefillshare.transfer.secure.identity import PeerIdentity
 from prefillshare.transfer.tcp import frames
+from prefillshare.transfer.tcp.destination import Destination
 from prefillshare.transfer.tcp.outcomes import failure_of
 from prefillshare.transfer.tcp.session import Agreed
 from prefillshare.transfer.tcp.settings import TcpSettings
-from prefillshare.transfer.tcp.sockets import parse_address, shut, tune, watch
+from prefillshare.transfer.tcp.sockets import Address, shut, tune, watch
 from prefillshare.transfer.timer import Timer
 
 STREAM = struct.Struct("!4s16sI32s")
@@ -89,18 +90,23 @@ def read_hello(channel: Channel) -> frames.Hello:
 
 @dataclass(frozen=True)
 class Dialler:
-    """Connects one engine to the address of another."""
+    """Connects one engine to another."""
 
     engine: bytes
-    address: str
+    to: Destination
     settings: TcpSettings
     security: Security | None
     timer: Timer
 
+    @property
+    def address(self) -> str:
+        """Where it goes, as it was asked for."""
+        return self.to.text
+
     def dial(self, timeout: float) -> tuple[Channel, Agreed]:
         """Make a control connection; see `Engine.connect` for errors."""
         deadline = time.monotonic() + min(timeout, self.settings.handshake_seconds)
-        sock = self._connect(deadline)
+        sock = self._connect(self.to.find(), deadline)
         try:
             with within(self.timer, sock, deadline - time.monotonic()):
                 found = self._meet(sock, deadline)
@@ -119,6 +125,7 @@ class Dialler:
 
     def _meet(self, sock: socket.socket, deadline: float) -> tuple[Channel, Agreed]:
         channel, peer = self._channel(sock, deadline)
+        self.to.check(peer)
         wanted = wants_sealed(self.settings, self.security, peer)
         channel.send(hello(self.engine, wanted).encode())
         answer = read_hello(channel)
@@ -127,12 +134,16 @@ class Dialler:
             raise TransferRefused(
                 "the peer does not encrypt slices, which this side's `sealed` wants"
             )
-        return channel, Agreed(answer.session, answer.secret, answer.engine, sealed)
+        found = answer.session, answer.secret, answer.engine, sealed
+        return channel, Agreed(*found, sock.getpeername()[:2])
 
     def dial_stream(self, agreed: Agreed, number: int, timeout: float) -> socket.socket:
-        """Make a data connection of a session; `TransferBroken` if it fails."""
+        """Make a data connection of a session, to where that one is.
+
+        Raises `TransferBroken` if it fails.
+        """
         deadline = time.monotonic() + min(timeout, self.settings.handshake_seconds)
-        sock = self._connect(deadline)
+        sock = self._connect(agreed.there, deadline)
         try:
             proof = proof_of(agreed.secret, agreed.session, number)
             sock.sendall(STREAM.pack(STREAM_MAGIC, agreed.session, number, proof))
@@ -148,10 +159,10 @@ class Dialler:
             raise
         return sock
 
-    def _connect(self, deadline: float) -> socket.socket:
+    def _connect(self, where: Address, deadline: float) -> socket.socket:
         try:
             left = max(0.001, deadline - time.monotonic())
-            sock = socket.create_connection(parse_address(self.address), left)
+            sock = socket.create_connection(where, left)
         except (OSError, UnicodeError) as error:
             raise TransferBroken(f"{self.address}: {error}") from error
         sock.settimeout(max(0.001, deadline - time.monotonic()))

@@ -17,6 +17,7 @@ from prefillshare.transfer.base import (
     Ranges,
     Region,
 )
+from prefillshare.transfer.discovery.base import Directory
 from prefillshare.transfer.grants import GrantTable
 from prefillshare.transfer.ranges import (
     Pieces,
@@ -26,6 +27,8 @@ from prefillshare.transfer.ranges import (
 )
 from prefillshare.transfer.secure.channel import Channel
 from prefillshare.transfer.secure.contexts import Security, SecuritySettings
+from prefillshare.transfer.secure.identity import PeerIdentity
+from prefillshare.transfer.tcp.destination import Destination
 from prefillshare.transfer.tcp.dial import Dialler
 from prefillshare.transfer.tcp.lender import Lender
 from prefillshare.transfer.tcp.link import TcpLink
@@ -43,9 +46,9 @@ class TcpEngine:
     """An `Engine` whose peers reach it over TCP, IPv4 or IPv6.
 
     `listen` is `tcp://HOST:PORT`, port 0 takes a free one. Without `security` it speaks
-    to this machine alone. `clock` measures leases, in seconds. Raises `ConfigError` if
-    it may not, or cannot, listen there, or for unusable certificates; `ValueError` for
-    a malformed address.
+    to this machine alone. In `directory`, which stays the caller's, it looks hosts up.
+    `clock` measures leases, in seconds. Raises `ConfigError` if it may not, or cannot,
+    listen there, or for unusable certificates; `ValueError` for a malformed address.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class TcpEngine:
         settings: TcpSettings | None = None,
         security: SecuritySettings | None = None,
         *,
+        directory: Directory | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         host, port = parse_address(listen)
@@ -65,6 +69,7 @@ class TcpEngine:
                 "certificate to know peers by; make some with `prefillshare keys`, or "
                 "listen on 127.0.0.1"
             )
+        self._directory = directory
         self._id = secrets.token_bytes(ID_BYTES)
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
@@ -88,6 +93,16 @@ class TcpEngine:
     def address(self) -> str:
         """See `Engine.address`."""
         return self._listener.address
+
+    @property
+    def engine_id(self) -> str:
+        """What its grants name it (hexadecimal); another for each engine."""
+        return self._id.hex()
+
+    @property
+    def identity(self) -> PeerIdentity | None:
+        """The host that its certificate names, if it has one."""
+        return self._security.identity if self._security else None
 
     def register(self, buffer: memoryview) -> Region:
         """See `Engine.register`."""
@@ -135,7 +150,7 @@ class TcpEngine:
             pieces,
             access,
             self.address,
-            self._id.hex(),
+            self.engine_id,
             on_end,
             lease_seconds,
             region.number,
@@ -146,16 +161,14 @@ class TcpEngine:
         self.table.revoke(grant_id)
 
     def connect(self, address: str, timeout: float = 10.0) -> TcpLink:
-        """See `Engine.connect`."""
-        host, _ = parse_address(address)
-        if self._security is None and not is_loopback(host):
-            raise ConfigError(
-                f"{address} is another machine, and this engine has no certificate to "
-                "show; make some with `prefillshare keys`"
-            )
-        dialler = Dialler(
-            self._id, address, self._settings, self._security, self._timer
-        )
+        """See `Engine.connect`; the address may also be the URI of a host.
+
+        The link then goes wherever the directory has that host whenever it connects.
+        Raises `UnknownPeerError` and `DirectoryError` as `Directory.find`, and
+        `TransferIdentityError` if what answers has the certificate of another host.
+        """
+        to = Destination(address, self._directory, self._security is not None)
+        dialler = Dialler(self._id, to, self._settings, self._security, self._timer)
         link = TcpLink(dialler, self._timer, self.check_region, self._forget)
         with self._lock:
             if self._closed:

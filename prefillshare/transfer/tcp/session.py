@@ -26,6 +26,7 @@ from prefillshare.transfer.tcp.ends import End
 from prefillshare.transfer.tcp.outcomes import fail_of, failure_of
 from prefillshare.transfer.tcp.pacing import Pacer
 from prefillshare.transfer.tcp.settings import TcpSettings
+from prefillshare.transfer.tcp.sockets import Address
 from prefillshare.transfer.tcp.stream import Stream
 from prefillshare.transfer.tcp.streams import Streams
 from prefillshare.transfer.timer import Timer
@@ -37,12 +38,16 @@ MAX_WAITING_BYTES = 1 << 26
 
 @dataclass(frozen=True)
 class Agreed:
-    """What both sides know of a session after the handshake."""
+    """What both sides know of a session after the handshake.
+
+    `there` is where the side that connects has found the other.
+    """
 
     session: bytes
     secret: bytes
     peer: bytes
     sealed: bool
+    there: Address = ("", 0)
 
 
 class Role(Protocol):
