@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from prefillshare.errors import (
     TransferBroken,
     TransferError,
+    TransferIdentityError,
     TransferIntegrityError,
     TransferRefused,
 )
@@ -116,8 +117,8 @@ class TlsChannel(PlainChannel):
 
     @property
     def peer_certificate(self) -> dict[str, Any]:
-        """What the peer has shown, as `ssl.SSLSocket.getpeercert` gives it."""
-        return dict(self._tls.getpeercert() or {})
+        """See `certificate_of`."""
+        return certificate_of(self._tls)
 
     def seal(self, data: bytes) -> bytes:
         """See `Channel.seal`."""
@@ -169,6 +170,20 @@ class TlsChannel(PlainChannel):
             if not (data := self._sock.recv(_READ_BYTES)):
                 raise TransferBroken("the peer ended the connection within a handshake")
             self._in.write(data)
+
+
+def certificate_of(tls: ssl.SSLObject) -> dict[str, Any]:
+    """What the peer has shown, as `ssl.SSLObject.getpeercert` gives it.
+
+    `TransferIdentityError` for names that are no text.
+    """
+    try:
+        return dict(tls.getpeercert() or {})
+    except ValueError as error:
+        raise TransferIdentityError(
+            f"a certificate whose names cannot be read ({error}); make it with "
+            "`prefillshare keys issue`"
+        ) from error
 
 
 def _after_handshake(error: ssl.SSLError) -> TransferError:
