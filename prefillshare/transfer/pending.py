@@ -7,12 +7,23 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
+from typing import TypeVar
 
-from prefillshare.errors import TransferClosed, TransferTimeout
+from prefillshare.errors import TransferClosed, TransferError, TransferTimeout
 from prefillshare.transfer.base import TransferStats
 
+E = TypeVar("E", bound=BaseException)
 # A transport that was told to stop does so at its next slice or system call.
 STOP_SECONDS = 30.0
+
+
+def again(error: E) -> E:
+    """The same error without its history, for another to raise.
+
+    An error that has been raised keeps the frames that it passed, and so the memory
+    that a thread of the engine moved there.
+    """
+    return type(error)(*error.args) if isinstance(error, TransferError) else error
 
 
 class Pending:
@@ -139,4 +150,4 @@ class Pending:
         if outcome is None:
             self._future.set_result(stats)
         else:
-            self._future.set_exception(outcome)
+            self._future.set_exception(again(outcome))

@@ -23,6 +23,7 @@ from prefillshare.transfer.agent.messages import (
     error_from,
     receive_arena,
 )
+from prefillshare.transfer.pending import again
 from prefillshare.transfer.shm.wire import check_peer
 
 # For an answer of the agent, beyond the time that a question itself may take.
@@ -76,7 +77,7 @@ class Connection:
     def check(self) -> None:
         """Raise why the connection is over, if it is."""
         if self._gone is not None:
-            raise self._gone
+            raise again(self._gone)
 
     def ask(
         self, body: Mapping[str, Any], blob: bytes = b"", timeout: float = 0.0
@@ -133,7 +134,7 @@ class Connection:
             self._gone = gone
             asked, self._asked = list(self._asked.values()), {}
         for answer in asked:
-            answer.set_exception(gone)
+            answer.set_exception(again(gone))
         self._over(gone)
 
     def _hear(self, message: Message) -> None:

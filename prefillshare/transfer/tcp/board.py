@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from prefillshare.errors import TransferError, TransferIntegrityError
 from prefillshare.transfer.base import Ranges
+from prefillshare.transfer.pending import again
 from prefillshare.transfer.tcp.ends import End, Receiving, Sending
 from prefillshare.transfer.tcp.slices import Ledger, SliceHead
 
@@ -34,7 +35,7 @@ class Board:
         """Let the streams work at it; raises why the session is over, if it is."""
         with self._changed:
             if self._closed:
-                raise self._closed
+                raise again(self._closed)
             if end.number <= self._last:
                 raise TransferIntegrityError(
                     f"transfer {end.number} comes after {self._last}"

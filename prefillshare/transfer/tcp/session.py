@@ -19,6 +19,7 @@ from prefillshare.errors import (
     TransferIntegrityError,
 )
 from prefillshare.transfer.outbox import AGAIN_SECONDS, Outbox
+from prefillshare.transfer.pending import again
 from prefillshare.transfer.secure.channel import Channel
 from prefillshare.transfer.tcp import frames
 from prefillshare.transfer.tcp.board import Board
@@ -29,7 +30,7 @@ from prefillshare.transfer.tcp.settings import TcpSettings
 from prefillshare.transfer.tcp.sockets import Address
 from prefillshare.transfer.tcp.stream import Stream
 from prefillshare.transfer.tcp.streams import Streams
-from prefillshare.transfer.timer import Timer
+from prefillshare.transfer.timer import Due, Timer
 
 _log = logging.getLogger(__name__)
 # Of control frames, for a peer that does not read; it is given up then.
@@ -88,6 +89,7 @@ class Session:
         # Whether a timed call will send what the peer's socket did not take.
         self._waits = False
         self._heard = time.monotonic()
+        self._look_due: Due | None = None
         self._thread = threading.Thread(
             target=self._run, name="kv-control", daemon=True
         )
@@ -162,7 +164,7 @@ class Session:
         with self._lock:
             if self._failure is not None:
                 return
-            self._failure = failure
+            self._failure = again(failure)
         if farewell:
             self.send(*farewell)
         self._channel.shut()
@@ -185,9 +187,16 @@ class Session:
         self.send()
 
     def _gone(self, error: Exception) -> None:
-        self.end(TransferBroken(f"the peer is gone: {error}"))
+        broken = TransferBroken(f"the peer is gone: {error}")
+        if isinstance(error, OSError) and self.running:
+            # It may have said why, which is still to be read.
+            self.timer.after(self.settings.grace_seconds, lambda: self.end(broken))
+        else:
+            self.end(broken)
 
     def _tidy(self, failure: Exception) -> None:
+        if self._look_due is not None:
+            self._look_due.cancel()
         self._streams.shut()
         self.board.close(failure)
         self._streams.join()
@@ -224,8 +233,8 @@ class Session:
             return TransferBroken(f"the session failed: {error!r}")
 
     def _abandon(self, error: TransferError) -> None:
-        _log.warning("a session is given up: %s", error)
-        self.send(fail_of(0, error))
+        _log.warning("a session is given up: %s", str(error))
+        self.end(error, fail_of(0, error))
 
     def _dispatch(self, frame: frames.Frame) -> None:
         match frame:
@@ -261,7 +270,6 @@ class Session:
             return
         if error is not None:
             self._abandon(error)
-            self.end(error)
             return
         self._streams.ask(stream.number)
         self.send(frames.Lost(stream.number))
@@ -283,5 +291,5 @@ class Session:
         if silent > self.settings.dead_seconds:
             self.end(TransferBroken(f"the peer was silent for {silent:.1f} s"))
             return
-        self.timer.after(self.settings.dead_seconds / 3, self._look)
+        self._look_due = self.timer.after(self.settings.dead_seconds / 3, self._look)
         self.send(frames.Ping())

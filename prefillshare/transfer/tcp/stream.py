@@ -163,14 +163,13 @@ class Stream:
         try:
             self._take(end, head, raw, views)
         except TransferIntegrityError as error:
-            _log.warning("%s: %s", head, error)
+            _log.warning("%s: %s", head, str(error))
             self._board.release(end, head, self.number)
             self._spoiled(end, error)
         except MemoryError as error:
-            broken = _no_memory(head)
             self._board.release(end, head, self.number)
-            self._spoiled(end, broken)
-            raise broken from error
+            self._spoiled(end, _no_memory(head))
+            raise TransferBroken("no memory for a slice") from error
         except BaseException:
             self._board.release(end, head, self.number)
             raise
