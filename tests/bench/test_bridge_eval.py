@@ -11,11 +11,11 @@ import pytest
 import torch
 import yaml
 
-from prefillshare.bench.accuracy.experiment import DISTANCES
 from prefillshare.bench.bridge.experiment import BridgeEvalSettings
 from prefillshare.bench.bridge.summaries import _REQUEST, Summariser
 from prefillshare.cli import main
 from prefillshare.evals.recovery import recovery
+from prefillshare.evals.runner import DISTANCES
 from prefillshare.models.loading import load_model, load_tokenizer
 from prefillshare.models.tiny import save_tiny_model
 from tests.words import word_tokenizer

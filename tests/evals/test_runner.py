@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from prefillshare.evals.calibration import calibration
+from prefillshare.evals.calibration import calibration_error
 from prefillshare.evals.runner import Scores, evaluate
 from prefillshare.models.tiny import tiny_tokenizer
 from prefillshare.tasks.base import Sample
@@ -87,20 +87,13 @@ def test_text_has_no_fields() -> None:
     assert "fields" not in Scores((1.0,), (0.0,), (0,), (1,), (0,)).summary()
 
 
-def test_confidence_is_the_probability_of_the_whole_reference() -> None:
-    scores = scored(set(), sure=3.0)
-    each = math.exp(3.0) / (math.exp(3.0) + 299)
-    expected = [each**tokens for tokens in scores.tokens]
-    assert scores.confidence() == pytest.approx(expected)
-
-
 def test_calibration_is_of_the_arg_max_tokens() -> None:
     wrong = {0, 5, 40}
     scores = scored(wrong, sure=6.0)
     count = sum(scores.tokens)
     sure = math.exp(6.0) / (math.exp(6.0) + 299)
     right = [i not in wrong for i in range(count)]
-    expected = calibration([sure] * count, right).ece
+    expected = calibration_error([sure] * count, right)
     assert expected == pytest.approx(abs(sure - (count - 3) / count))
     assert scores.summary()["calibration_error"] == pytest.approx(expected, abs=1e-6)
 

@@ -14,6 +14,7 @@ from prefillshare.tasks import humaneval
 from prefillshare.tasks.base import Sample, Task
 from prefillshare.tasks.humaneval import HumanEval
 
+PUBLISHED = Path(__file__).resolve().parents[2] / "data" / "humaneval.jsonl.gz"
 PROBLEMS: list[dict[str, Any]] = [
     {
         "task_id": "0",
@@ -80,6 +81,17 @@ def test_a_wrong_canonical_solution_is_named(
     printed = capsys.readouterr().out
     assert "AssertionError" in printed
     assert "1 of 2 canonical solutions pass" in printed
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(
+    not PUBLISHED.is_file(),
+    reason=f"{PUBLISHED} is not there; docs/training.md says where it comes from",
+)
+def test_every_canonical_solution_of_the_published_problems_passes() -> None:
+    task = HumanEval(file=PUBLISHED)
+    assert len(task.units("test")) == 164
+    assert humaneval.check_canonical(task) == {}
 
 
 @pytest.mark.parametrize(

@@ -19,13 +19,11 @@ from prefillshare.bench.accuracy.settings import AccuracySettings, test_title
 from prefillshare.errors import PrefillShareError
 from prefillshare.evals.answers import mark_figures
 from prefillshare.evals.noninferiority import non_inferiority
-from prefillshare.evals.runner import Scores
+from prefillshare.evals.runner import DISTANCES, Scores
 from prefillshare.evals.statistics import crossed_interval
 from prefillshare.tasks.base import commonest_share
 from prefillshare.training.settings import build_task
 
-# From 1: a distance of 0 means that no single place decides.
-DISTANCES = (1, 128, 256, 512, 1024, 2048, 4096)
 # By system and seed.
 Runs = Mapping[str, Mapping[int, Run]]
 # By reading, test and seed.

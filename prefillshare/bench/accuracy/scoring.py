@@ -21,10 +21,13 @@ from prefillshare.training.decoders import scheme_of
 from prefillshare.training.keys import chosen_task, digest
 from prefillshare.training.prefixes import PrefixStore
 from prefillshare.training.schemes.base import Scheme
-from prefillshare.training.settings import TaskSettings, TrainSettings, build_task
+from prefillshare.training.settings import (
+    PrefixSettings,
+    TaskSettings,
+    TrainSettings,
+    build_task,
+)
 from prefillshare.training.workshop import Workshop
-
-_STORE_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Scorer:
         self._workshop = workshop
         self._groups: dict[str, list[Group]] = {}
         # Agents and readings are tested over the same contexts.
-        self._store = PrefixStore(_STORE_BYTES)
+        self._store = PrefixStore(PrefixSettings().memory_bytes)
 
     def score(
         self, cell: Cell, model: Any, training: TrainSettings, units: int | None

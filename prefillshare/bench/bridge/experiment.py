@@ -16,7 +16,6 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from prefillshare.bench.accuracy.experiment import (
-    DISTANCES,
     Finals,
     finals_of,
     make_runs,
@@ -27,7 +26,7 @@ from prefillshare.bench.bridge.summaries import write_missing_summaries
 from prefillshare.config import Config
 from prefillshare.errors import ConfigError
 from prefillshare.evals.recovery import Recovery, recovery
-from prefillshare.evals.runner import Scores
+from prefillshare.evals.runner import DISTANCES, Scores
 from prefillshare.models.bridge.storage import load_bridge
 
 # The figures that are compared, by their name in tables and in `Scores`.

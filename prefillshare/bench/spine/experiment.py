@@ -28,7 +28,7 @@ from prefillshare.evals.comparison import (
     differences,
     summarise,
 )
-from prefillshare.evals.runner import Scores
+from prefillshare.evals.runner import DISTANCES, Scores
 from prefillshare.evals.statistics import paired_difference
 from prefillshare.report import progress, say
 from prefillshare.serving.launcher import Cluster
@@ -43,8 +43,6 @@ from prefillshare.tasks.casefile import Case, generate
 from prefillshare.training.settings import BatchSettings, TrainSettings, build_task
 
 SERVED: tuple[Prefill, ...] = ("shared", "own")
-# From 1: a distance of 0 means that no single place decides.
-DISTANCES = (1, 128, 256, 512, 1024, 2048, 4096)
 
 
 @dataclass(frozen=True)

@@ -60,11 +60,6 @@ class Alignment:
         )
 
 
-def align(source: Sequence[Span], target: Sequence[Span]) -> Alignment:
-    """Align tokenizations of one text: `shares` as tensors."""
-    return Alignment.of(shares(source, target))
-
-
 def shares(source: Sequence[Span], target: Sequence[Span]) -> tuple[Shares, ...]:
     """What each target token gets, given the characters of each token of both.
 
@@ -85,11 +80,6 @@ def shares(source: Sequence[Span], target: Sequence[Span]) -> tuple[Shares, ...]
             )
     ends = [end for _, end in source]
     return tuple(_shares(source, ends, span) for span in target)
-
-
-def identity(tokens: int) -> Alignment:
-    """Every token is its own."""
-    return Alignment(torch.arange(tokens)[:, None], torch.ones(tokens, 1))
 
 
 def _shares(source: Sequence[Span], ends: Sequence[int], span: Span) -> Shares:

@@ -50,22 +50,17 @@ class Case:
     """A shared context and the requests put over it.
 
     `records` are the orders in the context, in its order (kept where the context is
-    left out), `starts` their first characters.
+    left out).
     """
 
     context: str
     questions: tuple[Question, ...]
     records: tuple[Record, ...] = ()
-    starts: tuple[int, ...] = ()
     format: Format = "line"
 
     def find(self, number: int | str | None) -> Record | None:
         """The order of that number, None where the case has none."""
         return next((r for r in self.records if r.number == number), None)
-
-    def start_of(self, record: Record) -> int:
-        """The first character of `record` in the context."""
-        return self.starts[self.records.index(record)]
 
 
 def request_for(*numbers: int) -> str:
@@ -113,7 +108,6 @@ def generate(
             Question(request_for(orders[i].number), orders[i], starts[i]) for i in asked
         ),
         tuple(orders),
-        tuple(starts),
         format,
     )
 

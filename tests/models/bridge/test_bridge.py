@@ -16,7 +16,7 @@ from prefillshare.kv.layout import KVLayout
 from prefillshare.models.bridge.bridge import Bridge, Layers
 from prefillshare.models.bridge.fit import FitSettings, Pair, fit_bridge
 from prefillshare.models.bridge.rotary import Rotary, rotaries_of
-from prefillshare.models.bridge.spans import Alignment, align, identity
+from prefillshare.models.bridge.spans import Alignment
 from prefillshare.models.bridge.spec import BridgeSpec, CacheShape
 from prefillshare.models.bridge.storage import (
     bridge_digest,
@@ -26,6 +26,7 @@ from prefillshare.models.bridge.storage import (
 )
 from prefillshare.models.bridge.target import TargetTokens
 from prefillshare.models.prefill import PrefillModule
+from tests.bridges import align, identity
 
 SOURCE, TARGET = CacheShape(4, 3, 8), CacheShape(2, 1, 16)
 SOURCE_ROTARIES = [Rotary(torch.logspace(0, -2, 4))] * 4

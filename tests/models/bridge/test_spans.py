@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from prefillshare.errors import DataError
-from prefillshare.models.bridge.spans import Span, align, identity
+from prefillshare.models.bridge.spans import Span
 from prefillshare.models.tiny import tiny_tokenizer
+from tests.bridges import align, identity
 
 TEXTS = [
     "order 417: item lamp, town Lyon",
