@@ -16,6 +16,9 @@ from prefillshare.errors import (
     TransferRefused,
     UnknownPeerError,
 )
+from prefillshare.transfer.agent.client import AgentEngine
+from prefillshare.transfer.agent.server import Agent
+from prefillshare.transfer.arena import Arena
 from prefillshare.transfer.discovery.base import Directory, Entry
 from prefillshare.transfer.discovery.fixed import FixedDirectory
 from prefillshare.transfer.discovery.redis import PREFIX
@@ -173,3 +176,16 @@ def test_streams_are_made_where_the_certificate_was_shown(hosts: Hosts) -> None:
     until(lambda: len(link.streams()) == SETTINGS.streams)
     assert broken.number not in {stream.stream for stream in link.streams()}
     read(lender, mover, link)
+
+
+def test_workers_go_by_name_through_their_agent(hosts: Hosts, tmp_path: Path) -> None:
+    hosts.registered(LENDER)
+    mover = hosts.engine(hosts.keys[MOVER])
+    path = str(tmp_path / "agent.sock")
+    agent = Agent(path, mover, Arena(1 << 20, writers=True))
+    hosts.stack.callback(agent.close)
+    worker = AgentEngine(path)
+    hosts.stack.callback(worker.close)
+    worker.connect(LENDER.uri).close()
+    with pytest.raises(UnknownPeerError, match="eu/of-b/b"):
+        worker.connect(MOVER.uri)
