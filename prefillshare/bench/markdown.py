@@ -27,7 +27,10 @@ def opening(
         f"{environment['cpu']}."
     )
     if "model" in config:
-        machine += f" Model: {config['model'] or 'SmolLM2-135M-Instruct'}."
+        machine += (
+            f" Model: {config['model'] or 'SmolLM2-135M-Instruct'}. Figures of another "
+            "precision or processor are not to be compared with these."
+        )
     yield f"{machine}\n"
     if note:
         yield f"{note}\n"

@@ -104,7 +104,10 @@ def test_every_system_and_reading_is_scored_over_seeds(
     row = systems["cached"][test]
     assert set(row["fields"]) >= {"name", "arguments.item"}
     assert f"| {row['calibration_error']:.3f} | 6 |" in page
-    assert f"| {row['fields']['arguments.item']:.1%} |" in page
+    items = [tests[test]["fields"]["arguments.item"] for tests in systems.values()]
+    shown = " | ".join(f"{share:.1%}" for share in items)
+    assert f"| arguments.item | {shown} |" in page
+    assert f"| {test} | {' | '.join(systems)} |" in page
     row = results["compare"][0]
     difference = (
         systems["cached"][test]["nll"]["mean"] - systems["own"][test]["nll"]["mean"]
@@ -115,6 +118,8 @@ def test_every_system_and_reading_is_scored_over_seeds(
     assert sum(len(made["runs"]) for made in results["made"]) == 8
     assert results["made"][0]["made"][0]["cpu_count"] == os.cpu_count()
     assert "own, seed 1" in page
+    assert "another precision or processor are not to be compared" in page
+    assert len(results["compare"]) == 2 and "These are 2 tests at 5 % each" in page
     assert results["missing"] == [] and "Not run yet" not in page
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from prefillshare.bench.accuracy.setup import made, missing, setup
 from prefillshare.bench.markdown import commonest, opening, table
 
 
@@ -23,9 +24,9 @@ def accuracy_page(
     tests = list(results["curves"])
     parts = [
         *opening(config["title"], config, environment, command, note),
-        _setup(config),
-        *_missing(results["missing"]),
-        _made(results["made"]),
+        *setup(config),
+        *missing(results["missing"]),
+        *made(results["made"]),
         lead,
         "## At the last step\n",
         _finals(results["systems"]),
@@ -47,54 +48,6 @@ _CURVES = (
     "Exact match (NLL), means over seeds, on the first test units. Nothing was chosen "
     "by these: the figures above are those of the last step.\n"
 )
-
-
-def _setup(config: Mapping[str, Any]) -> str:
-    seeds = ", ".join(map(str, config["seeds"]))
-    systems = "\n".join(
-        f"- `{name}`: {_described(system)}"
-        for name, system in config["systems"].items()
-    )
-    return (
-        f"Seeds {seeds}: they draw the order of the data and the adapters, the same "
-        f"for every system. All systems: {_keys(config['decoder'])}.\n\n{systems}\n"
-    )
-
-
-def _described(system: Mapping[str, Any]) -> str:
-    module = f"prefill module `{system['module']}`" if system["module"] else ""
-    also = "; ".join(
-        f"the same decoders as `{name}` with {_keys(changes)}"
-        for name, changes in system["readings"].items()
-    )
-    task = f"tasks {_keys(system['task'])}" if system["task"] else ""
-    parts = (_keys(system["train"]), module, task, also)
-    return "; ".join(each for each in parts if each) or "as all"
-
-
-def _keys(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in settings.items())
-
-
-def _missing(missing: Sequence[str]) -> Iterator[str]:
-    if missing:
-        yield f"**Not run yet:** {'; '.join(missing)}.\n"
-
-
-def _made(made: Sequence[Mapping[str, Any]]) -> str:
-    """Which runs were trained where: kept runs may be older than this page."""
-    lines = [
-        f"- {'; '.join(entry['runs'])}: {', then '.join(map(_where, entry['made']))}\n"
-        for entry in made
-    ]
-    return "Trained:\n\n" + "".join(lines)
-
-
-def _where(environment: Mapping[str, Any]) -> str:
-    return (
-        f"commit {environment.get('commit')}, torch {environment.get('torch')}, "
-        f"{environment.get('cpu_count')} cores of {environment.get('cpu')}"
-    )
 
 
 def _finals(systems: Mapping[str, Any]) -> str:
@@ -163,6 +116,12 @@ def _verdicts(compare: Sequence[Mapping[str, Any]], margin: float) -> Iterator[s
         "two gets right. Power: how likely this test finds a truly equal system "
         "non-inferior, at the spread over seeds and units that was seen.\n"
     )
+    if len(compare) > 1:
+        yield (
+            f"These are {len(compare)} tests at 5 % each, none corrected for the "
+            "others: of twenty systems that lag by the whole margin, one is expected "
+            "to be called non-inferior.\n"
+        )
 
 
 def _verdict(row: Mapping[str, Any]) -> list[str]:
@@ -205,22 +164,29 @@ def _modules(modules: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
 
 
 def _fields(systems: Mapping[str, Any]) -> Iterator[str]:
-    found = {
-        (test, system): figures["fields"]
-        for system, tests in systems.items()
-        for test, figures in tests.items()
-        if "fields" in figures
-    }
+    """A table for each test, a line for each field: there may be dozens."""
+    found: dict[str, dict[str, Mapping[str, float]]] = {}
+    for system, tests in systems.items():
+        for test, figures in tests.items():
+            if "fields" in figures:
+                found.setdefault(test, {})[system] = figures["fields"]
     if not found:
         return
     yield "## Accuracy by field of JSON answers\n"
     yield "Every token of the value is the most likely one, given the reference.\n"
-    names = list(dict.fromkeys(name for fields in found.values() for name in fields))
-    rows = [
-        [*place, *(f"{fields[n]:.1%}" if n in fields else "–" for n in names)]
-        for place, fields in sorted(found.items())
-    ]
-    yield table(["test", "system", *names], rows)
+    for test, by_system in found.items():
+        names = dict.fromkeys(n for fields in by_system.values() for n in fields)
+        rows = [
+            [
+                name,
+                *(
+                    f"{fields[name]:.1%}" if name in fields else "–"
+                    for fields in by_system.values()
+                ),
+            ]
+            for name in names
+        ]
+        yield table([test, *by_system], rows)
 
 
 def _range(row: Mapping[str, Any]) -> str:

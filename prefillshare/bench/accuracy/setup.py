@@ -1,0 +1,96 @@
+"""What an accuracy page says before its figures: what was trained, on what, where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefillshare.training.settings import PrefillSettings
+
+
+def setup(config: Mapping[str, Any]) -> Iterator[str]:
+    """Seeds, systems, modules and tasks, each with its settings."""
+    seeds = ", ".join(map(str, config["seeds"]))
+    yield (
+        f"Seeds {seeds}: they draw the order of the data and the adapters, the same "
+        f"for every system. All systems: {_keys(config['decoder'])}.\n"
+    )
+    yield _listed(
+        f"`{name}`: {_system(system)}" for name, system in config["systems"].items()
+    )
+    if config["modules"]:
+        yield "Prefill modules, tuned first:\n"
+        yield _listed(
+            f"`{name}`: {_module(module)}" for name, module in config["modules"].items()
+        )
+    yield "Tasks, each learned and then tested on other examples:\n"
+    yield _listed(
+        f"{described(each['train'])}; tested on "
+        f"{'; '.join(map(described, each['test']))}"
+        for each in config["tasks"]
+    )
+
+
+def missing(names: Sequence[str]) -> Iterator[str]:
+    """Which runs are still to be made."""
+    if names:
+        yield f"**Not run yet:** {'; '.join(names)}.\n"
+
+
+def made(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Which runs were trained where: kept runs may be older than this page."""
+    yield "Trained:\n"
+    yield _listed(
+        f"{'; '.join(entry['runs'])}: {', then '.join(map(_where, entry['made']))}"
+        for entry in entries
+    )
+    places = [place for entry in entries for place in entry["made"]]
+    processors = list(dict.fromkeys(str(place.get("cpu")) for place in places))
+    if len(processors) > 1:
+        yield (
+            f"**More than one processor made these runs ({', '.join(processors)}): "
+            "what differs between them may be the processor's doing.**\n"
+        )
+
+
+def described(task: Mapping[str, Any]) -> str:
+    """A task's kind and all of its settings that say something."""
+    known = {key: value for key, value in task.items() if value not in (None, "", [])}
+    kind = known.pop("kind")
+    return f"{kind} ({_keys(known)})"
+
+
+def _system(system: Mapping[str, Any]) -> str:
+    module = f"prefill module `{system['module']}`" if system["module"] else ""
+    also = "; ".join(
+        f"the same decoders as `{name}` with {_keys(changes)}"
+        for name, changes in system["readings"].items()
+    )
+    task = f"tasks {_keys(system['task'])}" if system["task"] else ""
+    parts = (_keys(system["train"]), module, task, also)
+    return "; ".join(each for each in parts if each) or "as all"
+
+
+def _module(module: Mapping[str, Any]) -> str:
+    """Its own settings, and its tasks with their defaults."""
+    asked = {key: x for key, x in module.items() if key not in ("tasks", "output")}
+    nowhere = {"model": Path(), "output": Path(), "tasks": module["tasks"]}
+    tasks = PrefillSettings.model_validate(nowhere).model_dump(mode="json")["tasks"]
+    listed = "; ".join(map(described, tasks))
+    return f"{_keys(asked)}; on {listed}" if asked else f"on {listed}"
+
+
+def _keys(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in settings.items())
+
+
+def _where(environment: Mapping[str, Any]) -> str:
+    return (
+        f"commit {environment.get('commit')}, torch {environment.get('torch')}, "
+        f"{environment.get('cpu_count')} cores of {environment.get('cpu')}"
+    )
+
+
+def _listed(lines: Iterator[str]) -> str:
+    return "".join(f"- {line}\n" for line in lines)

@@ -1,0 +1,65 @@
+"""What an accuracy page says of tasks, modules and machines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefillshare.bench.accuracy.page import _verdicts
+from prefillshare.bench.accuracy.setup import made, setup
+from tests.bench.test_accuracy import settings_of
+
+HERE = {"commit": "a", "torch": "2", "cpu_count": 2, "cpu": "Zen"}
+PAIR: dict[str, Any] = {
+    "system": "cached",
+    "reference": "own",
+    "test": "shipping",
+    "seeds": [0],
+    "discordance": 0.25,
+    "exact_match": {
+        "difference": -0.1,
+        "low": -0.2,
+        "high": 0.0,
+        "verdict": "inferior",
+        "power": 0.5,
+    },
+    "nll": {"mean": 0.1, "low": 0.0, "high": 0.2},
+}
+
+
+def test_tasks_and_modules_are_told_with_their_sizes() -> None:
+    config = settings_of(Path("model"), Path("runs")).model_dump(mode="json")
+    text = "\n".join(setup(config))
+    case = "contexts {}, records 6, questions 2, depths [1], seed {}, with_context True"
+    learned = (
+        f"- casefile (agent shipping, {case.format(2, 0)}, format line); tested on"
+    )
+    assert f"{learned} casefile (agent shipping, {case.format(3, 1000)}" in text
+    module = "- `tuned`: steps 1, dtype float64; on casefile (agent refund, "
+    assert f"{module}{case.format(2, 0)}" in text
+    assert "- `on_tuned`: prefill module `tuned`" in text
+    assert "- `cached`: as all" in text
+    without = settings_of(
+        Path("model"), Path("runs"), modules={}, systems={"cached": {}}, compare=[]
+    )
+    assert "Prefill modules" not in "\n".join(setup(without.model_dump(mode="json")))
+
+
+@pytest.mark.parametrize("processors", [["Zen"], ["Zen", "Zen"], ["Zen", "Xeon"]])
+def test_a_page_of_several_processors_warns(processors: list[str]) -> None:
+    entries = [
+        {"runs": [f"own, seed {i}"], "made": [{**HERE, "cpu": processor}]}
+        for i, processor in enumerate(processors)
+    ]
+    text = "\n".join(made(entries))
+    assert "- own, seed 0: commit a, torch 2, 2 cores of Zen\n" in text
+    warns = "More than one processor made these runs (Zen, Xeon)" in text
+    assert warns == (len(set(processors)) > 1)
+
+
+@pytest.mark.parametrize("tests", [0, 1, 2, 3])
+def test_many_tests_are_said_to_be_many(tests: int) -> None:
+    text = "\n".join(_verdicts([PAIR] * tests, 0.01))
+    assert (f"These are {tests} tests at 5 % each, none" in text) == (tests > 1)
