@@ -4,14 +4,16 @@ A judge is trained with its own prefill and another on the base's cache, from th
 data in the same order; the first is also put on the base's cache as it is (naive
 sharing), and one more may be trained on a tuned module's. Two trainings differ in some
 verdicts whatever they read, so a judge with its own prefill and another seed says how
-many flips mean nothing.
+many flips mean nothing. The base without fine-tuning says what training was worth.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from accelerate import Accelerator
 from pydantic import Field, model_validator
 
 from prefillshare.config import Config
@@ -27,8 +29,12 @@ from prefillshare.tasks.casefile import JUDGE
 from prefillshare.training.decoders import decoder_run, scheme_of
 from prefillshare.training.metrics import StepLog
 from prefillshare.training.settings import CaseFiles, TrainSettings
+from prefillshare.training.workshop import Workshop
 
 Prefill = Literal["own", "shared"]
+# A judge is near chance, half of the verdicts right, unless the 95 % interval of its
+# accuracy lies above this.
+NEAR_CHANCE = 0.55
 # By system, whose cache its judge is trained on.
 _TRAINED: dict[str, Prefill] = {
     "own": "own",
@@ -97,7 +103,7 @@ class JudgeSettings(Config):
 def run_judge(settings: JudgeSettings, model: Path) -> dict[str, Any]:
     """The whole experiment; returns its figures."""
     units = settings.test.task().units("test")
-    verdicts: dict[str, tuple[str, ...]] = {}
+    verdicts = {"base": _untrained(settings.training("own", model), units)}
     losses: dict[str, float] = {}
     for system in settings.systems():
         said, losses[system] = _train(system, settings.training(system, model), units)
@@ -116,6 +122,11 @@ def run_judge(settings: JudgeSettings, model: Path) -> dict[str, Any]:
         if {name, "retrained"} <= verdicts.keys()
     }
     return {
+        "near_chance": [
+            name
+            for name, each in systems.items()
+            if is_near_chance(vars(each.accuracy))
+        ],
         "more_flips": more,
         "systems": {name: each.summary() for name, each in systems.items()},
         "verdicts": {name: list(said) for name, said in verdicts.items()},
@@ -124,6 +135,18 @@ def run_judge(settings: JudgeSettings, model: Path) -> dict[str, Any]:
         "pairs": len(asked) // 2,
         "contexts": len(units),
     }
+
+
+def is_near_chance(accuracy: Mapping[str, float]) -> bool:
+    """Whether a judge may as well be guessing, by the interval of its accuracy."""
+    return accuracy["low"] <= NEAR_CHANCE
+
+
+def _untrained(training: TrainSettings, units: list[Unit]) -> tuple[str, ...]:
+    """The verdicts of the base, asked as the judge of `training` is."""
+    workshop = Workshop.open(training, Accelerator().device)
+    scheme = scheme_of(training, workshop.base, None)
+    return judge_verdicts(scheme, workshop.base, workshop.tokenisation, units)
 
 
 def _train(

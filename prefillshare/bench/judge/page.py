@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from prefillshare.bench.judge.experiment import NEAR_CHANCE
 from prefillshare.bench.markdown import opening, table
 
 _TITLE = "Whether a judge changes its mind on a shared cache"
 _SYSTEMS = {
+    "base": "the base without fine-tuning, own prefill",
     "own": "own prefill",
     "naive": "that same judge on the base's cache",
     "shared": "cache-conditioned, on the base's cache",
@@ -30,11 +32,37 @@ def judge_page(
         _setup(results, config),
         "## Verdicts\n",
         consistency_table(results["systems"]),
+        *_near_chance(results),
         "## Against the judge with its own prefill, on the same samples\n",
         difference_table(results["systems"]),
         *(_more(name, more) for name, more in results["more_flips"].items()),
+        *_many(results),
     ]
     return "\n".join(parts)
+
+
+def _near_chance(results: Mapping[str, Any]) -> Iterator[str]:
+    """Which judges may as well be guessing: their flips say nothing of sharing."""
+    told = []
+    for name in results["near_chance"]:
+        mean, interval = _share(results["systems"][name]["accuracy"])
+        told.append(f"`{name}` ({mean} right, {interval})")
+    if told:
+        yield (
+            f"**Near chance: {', '.join(told)}.** The 95 % interval of its accuracy is "
+            f"not above {NEAR_CHANCE:.0%}, where guessing has 50 %. Such a judge's "
+            "verdicts hang on nothing in the context, so how many of them flip says "
+            "little about sharing, and how few says nothing for it.\n"
+        )
+
+
+def _many(results: Mapping[str, Any]) -> Iterator[str]:
+    """Three comparisons with the unshared judge each, and those with the control."""
+    count = 3 * (len(results["systems"]) - 1) + len(results["more_flips"])
+    yield (
+        f"These are {count} comparisons at 95 % each, none corrected for the others: "
+        "of twenty in which nothing differs, one is expected to look as if it did.\n"
+    )
 
 
 def _more(name: str, more: Mapping[str, float]) -> str:
@@ -55,8 +83,9 @@ def _setup(results: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     settings = ", ".join(f"{key} {value}" for key, value in config["decoder"].items())
     return (
         f"Judges: {settings or 'all settings by default'}; {train['contexts']} "
-        f"contexts of {_range(train)} records, in the same order for all"
-        f"{_control(config['control_seed'])}. Test: {results['pairs']} pairs of a "
+        f"contexts of {_range(train)} records with {train['questions']} questions "
+        f"each, in the same order for all{_control(config['control_seed'])}"
+        f"{_module(config['module'])}. Test: {results['pairs']} pairs of a "
         "right and a wrong answer, each in both orders, over "
         f"{results['contexts']} contexts of {_range(test)} records. A verdict is the "
         "likelier of the two allowed answers. One seed a system, so intervals "
@@ -66,6 +95,10 @@ def _setup(results: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 
 def _control(seed: int | None) -> str:
     return "" if seed is None else f" but `retrained`, whose seed is {seed}"
+
+
+def _module(module: str | None) -> str:
+    return "" if module is None else f"; `tuned` reads the module {module}"
 
 
 def _range(data: Mapping[str, Any]) -> str:
