@@ -104,7 +104,8 @@ class RunSettings(Config):
     of the longest of them.
 
     `compile` compiles what is trained with torch.compile, once for all shapes; the
-    backend `inductor` needs a C++ compiler. Compiled models attend with dense masks.
+    backend `inductor` needs a C++ compiler and Python's headers. Compiled models attend
+    with dense masks.
 
     `matmul_precision` is torch's `set_float32_matmul_precision`: `medium` multiplies
     float32 matrices in bfloat16 where the processor can, `highest` never.

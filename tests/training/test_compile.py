@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,11 @@ def run_settings(model: Path, output: Path, **changes: Any) -> TrainSettings:
 
 
 def require_compiler() -> None:
-    """Inductor writes C++ and compiles it."""
-    if shutil.which(os.environ.get("CXX", "g++")) is None:
-        message = "inductor needs a C++ compiler: apt-get install g++"
+    """Inductor writes C++ for Python and compiles it."""
+    headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    if compiler is None or not headers.is_file():
+        message = "inductor needs a C++ compiler and Python's headers; see README"
         if "CI" in os.environ:
             pytest.fail(message)
         pytest.skip(message)
