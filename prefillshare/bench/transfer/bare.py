@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,7 @@ class BareSender:
             self._streams.append(ours)
             ours.sendall(bytes([i]))
 
-    def arrange(self, plan: Plan) -> None:
+    def arrange(self, plan: Plan, tickets: Sequence[dict[str, Any]]) -> None:
         """Make the views."""
         batch = plan.batch()
         ranges = batch[:, [0, 2]]
@@ -128,7 +128,7 @@ class BareSender:
             for share in shares(ranges, self._spec.streams)
         ]
 
-    def move(self, ticket: dict[str, Any]) -> None:
+    def move(self) -> None:
         """All streams at once; the only one in the caller's thread."""
         if len(self._parts) == 1:
             self._send(0)

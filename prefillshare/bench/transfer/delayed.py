@@ -5,10 +5,11 @@ from __future__ import annotations
 from math import sqrt
 
 from prefillshare.bench.transfer.found import Found
-from prefillshare.bench.transfer.pair import arrange, bulk, clocked, delay, ends
+from prefillshare.bench.transfer.pair import arrange, clocked, delay, ends
+from prefillshare.bench.transfer.processes import Ask
 from prefillshare.bench.transfer.settings import TransferBenchSettings
 from prefillshare.bench.transfer.shapes import piece
-from prefillshare.bench.transfer.specs import Bare, CheckedLink, Measure, Ours
+from prefillshare.bench.transfer.specs import Bare, CheckedLink, Measure, Ours, Shape
 from prefillshare.transfer.linkemu.shaper import LinkSettings
 
 # Of the bytes of a transfer, what goes before it to bring the connections up.
@@ -32,15 +33,21 @@ def _over(
 ) -> Found:
     assert link.rate is not None
     size = bytes_over(settings, link.rate)
-    seed = 1 + number * 100
     with ends(spec, size, settings.timeout_seconds, link) as (receiver, sender):
-        for which in (piece("delayed", size // _WARM_UP), piece("delayed", size)):
-            arrange(which, seed, 1, receiver, sender)
-            found = clocked(which, seed, receiver, sender)
+        found = _carried("delayed", size, number, receiver, sender)
     gbps = link.rate / 1e9
     limits: dict[Measure, float] = {"gbps": gbps}
     told = {"case": f"{gbps:g} Gbit/s", "limits": limits}
     return found.model_copy(update=told)
+
+
+def _carried(shape: Shape, size: int, number: int, receiver: Ask, sender: Ask) -> Found:
+    """One piece, after a small one that brings the connections up."""
+    seed = 1 + number * 100
+    for which in (piece(shape, size // _WARM_UP), piece(shape, size)):
+        arrange(which, seed, 1, receiver, sender)
+        found = clocked(which, seed, receiver, sender)
+    return found
 
 
 def bytes_over(settings: TransferBenchSettings, rate: float) -> int:
@@ -59,7 +66,7 @@ def check_link(
     bare = Bare(name=link.name)
     with ends(bare, size, settings.timeout_seconds, link) as (one, other):
         if link.rate is not None:
-            found = bulk(piece("link", size), 1 + number * 100, one, other)
+            found = _carried("link", size, number, one, other)
         else:
             trip = 2 * link.delay + link.jitter
             samples = max(10, int(settings.link_seconds / trip)) if trip else 1000

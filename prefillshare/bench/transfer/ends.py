@@ -72,7 +72,6 @@ class SendingWorker(Worker):
         folder = Path(certificates) if certificates else None
         who = SPEC.validate_python(spec)
         self.mover: Sender = make_sender(who, size, timeout, folder, routes)
-        self.tickets: list[Facts] = []
 
     def connect(self, address: str) -> None:
         """Reach the receiver."""
@@ -82,17 +81,15 @@ class SendingWorker(Worker):
         """Fill the memory with what is to arrive, and take the tickets."""
         which = Plan(**plan)
         fill(self.mover.memory[: which.size], seed)
-        self.mover.arrange(which)
-        self.tickets = tickets[::-1]
+        self.mover.arrange(which, tickets)
 
     def move(self, count: int, busy: bool = False) -> Facts:
         """Transfers one after the other, and the seconds of each."""
         seconds = []
         with decoding() if busy else nullcontext():
             for _ in range(count):
-                ticket = self.tickets.pop()
                 began = time.perf_counter()
-                self.mover.move(ticket)
+                self.mover.move()
                 seconds.append(time.perf_counter() - began)
         return {"seconds": seconds}
 

@@ -6,7 +6,7 @@ the receiver hands over beforehand so that the sender may write, as values of JS
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,11 +50,11 @@ class Sender(Protocol):
     def connect(self, address: str) -> None:
         """Reach the receiver."""
 
-    def arrange(self, plan: Plan) -> None:
-        """Be ready for transfers of a plan."""
+    def arrange(self, plan: Plan, tickets: Sequence[Ticket]) -> None:
+        """Be ready for as many transfers of a plan as there are tickets."""
 
-    def move(self, ticket: Ticket) -> None:
-        """One transfer; returns when the receiver has all of it."""
+    def move(self) -> None:
+        """The next transfer; returns when the receiver has all of it."""
 
     def close(self) -> None:
         """Free what it holds."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,7 @@ class OurSender:
         self._place, self._timeout = place, timeout
         self._link: Link | None = None
         self._batch = np.empty((0, 3), np.int64)
+        self._grants: list[Grant] = []
 
     @property
     def memory(self) -> Memory:
@@ -93,14 +95,15 @@ class OurSender:
         """Open the link."""
         self._link = self._place.connect(address)
 
-    def arrange(self, plan: Plan) -> None:
-        """Make the table of blocks."""
+    def arrange(self, plan: Plan, tickets: Sequence[dict[str, Any]]) -> None:
+        """Make the table of blocks, and take the grants."""
         self._batch = plan.batch()
+        self._grants = [Grant.from_dict(each) for each in reversed(tickets)]
 
-    def move(self, ticket: dict[str, Any]) -> None:
+    def move(self) -> None:
         """One batch, to its end: all bytes in place and verified by the receiver."""
         assert self._link is not None
-        grant = Grant.from_dict(ticket)
+        grant = self._grants.pop()
         transfer = self._link.write(
             grant, self._place.region, self._batch, timeout=self._timeout, note=NOTE
         )

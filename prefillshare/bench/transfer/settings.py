@@ -78,7 +78,7 @@ class TransferBenchSettings(Config):
     small_block_bytes: int = Field(4 << 10, ge=8)
     small_blocks: int = Field(100_000, ge=1)
     latency_bytes: int = Field(4 << 10, ge=8)
-    latency_samples: int = Field(1_000, ge=1)
+    latency_samples: int = Field(500, ge=1)
     loads: list[Load] = ["idle", "neighbour", "caller"]
     ours: list[Ours] = Field([Ours(name="checksum")], min_length=1)
     sockets: list[Bare] = [Bare(name="bare, 1 stream")]
