@@ -13,6 +13,9 @@ from prefillshare.errors import TransferBroken
 
 # Linux takes 1024 pieces a call (IOV_MAX).
 _PIECES = 1000
+# What the kernel takes beyond what is under way: of more, a slow path would hold its
+# share back from the others, and caches would be cold when it leaves.
+_UNSENT_BYTES = 1 << 18
 # From struct tcp_info of linux/tcp.h: rtt in us, retransmitted segments in all, and the
 # rate at which data were lately delivered, in bytes per second.
 _RTT, _RETRANSMITS, _DELIVERY = (68, "I"), (100, "I"), (160, "Q")
@@ -50,6 +53,7 @@ def tune(sock: socket.socket, buffer_bytes: int | None, dead_seconds: float) -> 
     acknowledges nothing for `dead_seconds` is dead.
     """
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
     watch(sock, dead_seconds)
     if buffer_bytes is not None:
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):

@@ -18,6 +18,7 @@ from prefillshare.transfer.base import (
     Outcome,
     Region,
     Transfer,
+    TransferStats,
 )
 from prefillshare.transfer.tcp.engine import TcpEngine
 from prefillshare.transfer.tcp.link import TcpLink
@@ -46,7 +47,7 @@ class Move:
         """The one that was started last."""
         return self.started[-1]
 
-    def check(self) -> None:
+    def check(self) -> TransferStats:
         """It ends well: every byte is in place, and the owner is told so, once."""
         stats = self.transfer.wait(SECONDS)
         assert self.near == self.far
@@ -54,6 +55,7 @@ class Move:
         assert bytes(self.near) == self.before
         assert stats.bytes == len(self.before)
         assert self.ends.one() == GrantEnd(Outcome.DONE, b"note", len(self.before))
+        return stats
 
 
 class Rig:
@@ -107,7 +109,7 @@ class Rig:
         while self._regions:
             engine, region = self._regions.pop()
             engine.deregister(region)
-        del region
+            del region
         gc.collect()
         until(lambda: all(_is_free(memory) for memory in self._memories))
 
