@@ -40,7 +40,7 @@ def missing(names: Sequence[str]) -> Iterator[str]:
 
 def made(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Which runs were trained where: kept runs may be older than this page."""
-    yield "Trained:\n"
+    yield "Trained (the line above says where this page was put together):\n"
     yield _listed(
         f"{'; '.join(entry['runs'])}: {', then '.join(map(_where, entry['made']))}"
         for entry in entries
