@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
-from collections.abc import Iterator
+import socket
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +23,11 @@ from prefillshare.transfer.base import (
     Transfer,
     TransferStats,
 )
+from prefillshare.transfer.secure.contexts import SecuritySettings
 from prefillshare.transfer.tcp.engine import TcpEngine
 from prefillshare.transfer.tcp.link import TcpLink
 from prefillshare.transfer.tcp.settings import TcpSettings
+from prefillshare.transfer.tcp.sockets import format_address
 from tests.transfer.networked import security
 from tests.transfer.pairs import SECONDS, Ends, noise, nothing_left_behind, until
 from tests.transfer.tcp.middleman import Middleman, middleman
@@ -163,3 +168,42 @@ def rig(
             finally:
                 mover.close()
                 lender.close()
+
+
+@contextmanager
+def engine(
+    keys: SecuritySettings | None, settings: TcpSettings = SETTINGS
+) -> Iterator[TcpEngine]:
+    """Ended after the block."""
+    made = TcpEngine(settings=settings, security=keys)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@contextmanager
+def served(greet: Callable[[socket.socket], None]) -> Iterator[str]:
+    """The address of a server of something else, which greets whoever comes."""
+    with nothing_left_behind(), socket.create_server(("127.0.0.1", 0)) as server:
+
+        def run() -> None:
+            while True:
+                try:
+                    sock, _ = server.accept()
+                except OSError:
+                    return
+                # Whoever comes may leave at once.
+                with sock, contextlib.suppress(OSError):
+                    greet(sock)
+                    sock.shutdown(socket.SHUT_WR)
+                    while sock.recv(1 << 16):
+                        pass
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield format_address(*server.getsockname())
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
