@@ -166,7 +166,7 @@ class TcpLink:
         note: bytes,
     ) -> Transfer:
         if grant.access != access:
-            raise ValueError(f"the grant is for {grant.access}ing, not {access}ing")
+            raise ValueError(f"the grant is for {grant.access}, not for {access}")
         if len(note) > MAX_NOTE_BYTES:
             raise ValueError(f"a note of {len(note)} bytes exceeds {MAX_NOTE_BYTES}")
         if not 0 < timeout <= threading.TIMEOUT_MAX:
