@@ -114,8 +114,8 @@ class Dialler:
             return found
         except (OSError, TransferError) as error:
             sock.close()
-            if time.monotonic() >= deadline:
-                raise TransferBroken(f"{self.address} does not answer") from error
+            if isinstance(error, TimeoutError) or time.monotonic() >= deadline:
+                raise TransferBroken(f"{self.address}: no answer") from error
             if isinstance(error, TransferError):
                 raise type(error)(f"{self.address}: {error}") from error
             raise TransferBroken(f"{self.address}: {error}") from error
@@ -151,12 +151,12 @@ class Dialler:
                 raise TransferBroken(f"{self.address} takes no stream {number}")
             tune(sock, self.settings.buffer_bytes, self.settings.dead_seconds)
             sock.settimeout(None)
-        except OSError as error:
+        except (OSError, TransferError) as error:
             sock.close()
-            raise TransferBroken(f"{self.address}: {error}") from error
-        except TransferError:
-            sock.close()
-            raise
+            if isinstance(error, TransferError):
+                raise
+            why = "no answer" if isinstance(error, TimeoutError) else str(error)
+            raise TransferBroken(f"{self.address}: {why}") from error
         return sock
 
     def _connect(self, where: Address, deadline: float) -> socket.socket:

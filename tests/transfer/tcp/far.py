@@ -68,21 +68,25 @@ class Orders:
         """The link for what follows."""
         self.link = self.engine.connect(address)
 
-    def start(self, grant: Facts, timeout: float = SECONDS) -> None:
-        """Begin, and move the first half; `finish` moves the other."""
+    def prepare(self, grant: Facts) -> None:
+        """Begin, and move nothing yet."""
         found = Grant.from_dict(grant)
         reads = found.access == "read"
         region = self.engine.register(self._memory(found.size, full=not reads))
         begin = self.link.read if reads else self.link.write
-        self.transfer = begin(found, region, timeout=timeout)
-        self.half = found.size // 2
-        self.transfer.add(np.array([[0, 0, self.half]]))
-        if reads:
-            until(lambda: self.transfer.progress[0] == self.half)
+        self.transfer = begin(found, region, timeout=SECONDS)
+
+    def start(self, grant: Facts) -> None:
+        """Begin, and move the first half."""
+        self.prepare(grant)
+        half = len(self.memory) // 2
+        self.transfer.add(np.array([[0, 0, half]]))
+        until(lambda: self.transfer.progress[0] == half)
 
     def finish(self) -> int:
         """Move the rest, and wait; how many bytes there were."""
-        rest = [[self.half, self.half, len(self.memory) - self.half]]
+        first = self.transfer.progress[1]
+        rest = [[first, first, len(self.memory) - first]]
         self.transfer.add(np.array(rest))
         self.transfer.finish()
         return self.wait()
@@ -153,6 +157,8 @@ class Far:
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
+            # Large buffers come from the kernel, so that a limit is felt at once.
+            env={**os.environ, "MALLOC_ARENA_MAX": "1"},
         )
 
     def __enter__(self) -> Far:

@@ -34,11 +34,6 @@ class Unit:
     index: int
     data: bytes
 
-    @property
-    def frame(self) -> int:
-        """The kind of a control frame that is not encrypted."""
-        return self.data[4]
-
 
 @dataclass(eq=False)
 class Passing:

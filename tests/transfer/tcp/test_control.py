@@ -7,6 +7,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from prefillshare.errors import (
@@ -19,7 +20,7 @@ from prefillshare.transfer.tcp import frames
 from prefillshare.transfer.tcp.sockets import parse_address
 from tests.transfer.pairs import SECONDS
 from tests.transfer.tcp.middleman import Once, Unit, Way, flipped
-from tests.transfer.tcp.rig import SETTINGS, Move, Rig, rig
+from tests.transfer.tcp.rig import SETTINGS, SIZE, Move, Rig, rig
 
 How = Callable[[Unit], Sequence[bytes | None]]
 SMALL = 1000
@@ -148,6 +149,41 @@ def test_a_replayed_conversation_changes_nothing(pair: Rig) -> None:
     # A plain one is spoken with, as any peer is; its capability has been used.
     if said[0] == 0:
         assert b"grant unknown, used or over" in answered
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ([[0, 9], [8, 5]], "overlap at byte 8"),
+        ([[SIZE - 5, 6]], f"ends at byte {SIZE + 1}, the grant has {SIZE}"),
+        ([[-1, 6]], "negative"),
+    ],
+)
+def test_ranges_that_were_not_granted_fail_the_transfer(
+    tmp_path: Path, table: list[list[int]], said: str
+) -> None:
+    with rig(tmp_path) as pair:
+
+        def forged(unit: Unit) -> list[bytes]:
+            number = frames.Add.decode(unit.data[16:]).transfer
+            ranges = frames.packed(np.array(table))
+            return [frames.Add(number, ranges).encode(unit.index)]
+
+        pair.man.tamper = Once(
+            lambda u: u.kind == "control" and u.data[4] == frames.Add.kind, forged
+        )
+        not_granted(pair, said)
+        pair.works()
+
+
+def not_granted(pair: Rig, said: str) -> None:
+    """The transfer fails by itself, and writes nothing."""
+    move = pair.move("write")
+    with pytest.raises(TransferIntegrityError, match=said):
+        move.transfer.wait(SECONDS)
+    assert not any(move.far)
+    again(pair, move)
+    assert len(pair.man.connections) == 1 + SETTINGS.streams
 
 
 def test_a_lender_that_claims_an_end_too_early_is_not_believed(tmp_path: Path) -> None:

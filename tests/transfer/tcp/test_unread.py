@@ -101,10 +101,15 @@ def test_frames_for_a_mover_that_reads_none_are_bounded(
 ) -> None:
     monkeypatch.setattr(session, "MAX_WAITING_BYTES", 1 << 16)
     with engine() as lender, reader_of_nothing(lender) as (channel, _):
-        pings = (frames.Ping().encode(place) for place in itertools.count(1))
+        # Each is answered with a refusal.
+        unknown = bytes(16), bytes(32), bytes(32), b""
+        opens = (
+            frames.Open(number, False, 1 << 16, *unknown).encode(number)
+            for number in itertools.count(1)
+        )
         with suppress(OSError):
             while lender._listener._sessions:
-                channel.send(b"".join(itertools.islice(pings, 1000)))
+                channel.send(b"".join(itertools.islice(opens, 1000)))
         until(lambda: not lender._listener._sessions)
 
 
