@@ -169,8 +169,31 @@ class Transfer(Protocol):
         """As `wait`, in an event loop."""
 
 
+@dataclass(frozen=True)
+class StreamInfo:
+    """What the kernel knows of one connection (TCP_INFO), and what it has carried.
+
+    The smoothed round trip in seconds, segments sent again, and the rate at which
+    data were lately delivered, in bytes per second.
+    """
+
+    stream: int
+    rtt_seconds: float
+    retransmits: int
+    delivery_bytes_per_second: int
+    bytes_sent: int
+    bytes_received: int
+
+
 class Link(Protocol):
     """The way to one peer; it connects again by itself after a failure."""
+
+    @property
+    def warm(self) -> bool:
+        """Whether a transfer can begin now, without connecting first."""
+
+    def streams(self) -> list[StreamInfo]:
+        """The data connections that carry now; none where there are no sockets."""
 
     def read(
         self,

@@ -30,6 +30,7 @@ from prefillshare.transfer.base import (
     Outcome,
     Ranges,
     Region,
+    StreamInfo,
 )
 from prefillshare.transfer.fed import FedTransfer
 from prefillshare.transfer.grants import GrantTable, Loan
@@ -206,6 +207,15 @@ class LocalLink(ABC):
         self.address = address
         self._closed = False
         self._mine: set[FedTransfer] = set()
+
+    @property
+    def warm(self) -> bool:
+        """See `Link.warm`: each transfer has a thread of its own, which may wait."""
+        return True
+
+    def streams(self) -> list[StreamInfo]:
+        """See `Link.streams`."""
+        return []
 
     @abstractmethod
     def mover(self, grant: Grant) -> Mover:

@@ -17,6 +17,7 @@ from prefillshare.transfer.base import (
     Batch,
     Grant,
     Region,
+    StreamInfo,
 )
 from prefillshare.transfer.pending import Pending
 from prefillshare.transfer.ranges import as_ranges, check_within
@@ -99,6 +100,16 @@ class AgentLink:
         self._engine, self._address = engine, address
         self._closed = False
         self._mine: list[AgentTransfer] = []
+
+    @property
+    def warm(self) -> bool:
+        """See `Link.warm`: whether or not the host has to connect, others go on."""
+        return True
+
+    def streams(self) -> list[StreamInfo]:
+        """See `Link.streams`: those of the host, which all of its workers share."""
+        reply = self._engine.ask({"do": "streams", "address": self._address})
+        return [StreamInfo(**each) for each in reply["streams"]]
 
     def read(
         self,

@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 
 from prefillshare.errors import ConfigError, TransferError
 from prefillshare.transfer.agent.space import Space
@@ -50,6 +51,7 @@ class Agent:
         self.timer = Timer("agent-timer")
         self._socket = socket.socket(socket.AF_UNIX)
         try:
+            _remove_left(path)
             self._socket.bind(path)
             self._socket.listen(128)
         except OSError as error:
@@ -78,10 +80,14 @@ class Agent:
         with self._lock:
             self._space.release(first)
 
+    def known(self, address: str) -> Link | None:
+        """The link to an address, if there is one."""
+        with self._lock:
+            return self._links.get(address)
+
     def link(self, address: str, timeout: float, *, check: bool = False) -> Link:
         """The one link to an address, for all workers; `check` that a peer is there."""
-        with self._lock:
-            found = self._links.get(address)
+        found = self.known(address)
         if found is None or check:
             made = self.engine.connect(self._routes.get(address, address), timeout)
             with self._lock:
@@ -141,3 +147,14 @@ class Agent:
                 return
             worker.start()
             self._workers.add(worker)
+
+
+def _remove_left(path: str) -> None:
+    """Remove the socket of an agent that was killed, where nobody answers."""
+    if not Path(path).is_socket():
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)

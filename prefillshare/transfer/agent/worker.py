@@ -7,6 +7,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any, Protocol
 
 import numpy as np
@@ -51,6 +52,9 @@ class Host(Protocol):
     def release(self, first: int) -> None:
         """See `Space.release`."""
 
+    def known(self, address: str) -> Link | None:
+        """The link to an address, if there is one."""
+
     def link(self, address: str, timeout: float, *, check: bool = False) -> Link:
         """The one link to an address, for all workers; `check` that a peer is there."""
 
@@ -68,6 +72,7 @@ class Worker:
         self._closing = False
         # Whether a timed call will send what the worker has not read.
         self._waits = False
+        self._helpers: list[threading.Thread] = []
         self._parts: set[int] = set()
         self._grants: set[str] = set()
         self._transfers: dict[int, Transfer] = {}
@@ -83,6 +88,7 @@ class Worker:
             "finish": self._finish,
             "cancel": self._cancel,
             "progress": self._progress,
+            "streams": self._streams,
             "close": self._close,
         }
 
@@ -104,13 +110,31 @@ class Worker:
             send_arena(self._sock, self._agent.arena)
             self._tell({"address": self._agent.engine.address})
             while True:
-                self._answer(self._messenger.receive())
-        except (OSError, PrefillShareError) as error:
-            _log.info("a worker is gone: %s", error)
+                self._handle(self._messenger.receive())
+        except (OSError, PrefillShareError, MemoryError) as error:
+            _log.info("a worker is gone: %s", str(error))
         finally:
             self._give_back()
             self._messenger.close()
             self._agent.forget(self)
+
+    def _handle(self, message: Message) -> None:
+        if self._may_connect(message.body):
+            helper = threading.Thread(target=self._answer, args=(message,), daemon=True)
+            with contextlib.suppress(RuntimeError):
+                helper.start()
+                self._helpers = [t for t in self._helpers if t.is_alive()] + [helper]
+                return
+        self._answer(message)
+
+    def _may_connect(self, body: Mapping[str, Any]) -> bool:
+        """Whether a peer may be waited for, which must hold no other question up."""
+        if body.get("do") != "begin":
+            return body.get("do") == "connect"
+        grant = body.get("grant")
+        address = grant.get("address") if isinstance(grant, Mapping) else None
+        link = self._agent.known(str(address))
+        return link is None or not link.warm
 
     def _answer(self, message: Message) -> None:
         body = message.body
@@ -212,6 +236,10 @@ class Worker:
         transfer = self._found(body)
         return {"moved": transfer.progress[0] if transfer else 0}
 
+    def _streams(self, body: Mapping[str, Any], _: bytes) -> dict[str, Any]:
+        link = self._agent.known(str(body["address"]))
+        return {"streams": [asdict(each) for each in link.streams()] if link else []}
+
     def _close(self, body: Mapping[str, Any], _: bytes) -> dict[str, Any]:
         self._closing = True
         self._give_back()
@@ -249,6 +277,8 @@ class Worker:
         self.shut()
 
     def _give_back(self) -> None:
+        for helper in self._helpers:
+            helper.join()
         with self._changed:
             grants, transfers = list(self._grants), list(self._transfers.values())
         for transfer in transfers:

@@ -21,6 +21,7 @@ from prefillshare.transfer.base import (
     Grant,
     Ranges,
     Region,
+    StreamInfo,
     Transfer,
 )
 from prefillshare.transfer.pending import STOP_SECONDS
@@ -28,7 +29,6 @@ from prefillshare.transfer.tcp import frames
 from prefillshare.transfer.tcp.dial import Dialler
 from prefillshare.transfer.tcp.ends import Sending
 from prefillshare.transfer.tcp.session import Session
-from prefillshare.transfer.tcp.sockets import StreamInfo
 from prefillshare.transfer.tcp.transfer import TcpTransfer, split
 from prefillshare.transfer.timer import Timer
 
@@ -90,8 +90,14 @@ class TcpLink:
         """See `Link.write`; small ones go whole, in one frame."""
         return self._begin("write", grant, source, batch, timeout, note)
 
+    @property
+    def warm(self) -> bool:
+        """See `Link.warm`."""
+        session = self._session
+        return session is not None and session.alive
+
     def streams(self) -> list[StreamInfo]:
-        """What is known of the data connections that carry now."""
+        """See `Link.streams`."""
         session, found = self._session, []
         for stream in session.streams() if session else []:
             try:

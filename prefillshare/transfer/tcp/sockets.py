@@ -7,7 +7,6 @@ import ipaddress
 import socket
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from prefillshare.errors import TransferBroken
 
@@ -105,18 +104,6 @@ def _advance(parts: list[memoryview | bytes], first: int, count: int) -> int:
     if count:
         parts[first] = memoryview(parts[first])[count:]
     return first
-
-
-@dataclass(frozen=True)
-class StreamInfo:
-    """What the kernel knows of one connection (TCP_INFO), and what it has carried."""
-
-    stream: int
-    rtt_seconds: float
-    retransmits: int
-    delivery_bytes_per_second: int
-    bytes_sent: int
-    bytes_received: int
 
 
 def kernel_info(sock: socket.socket) -> tuple[float, int, int]:

@@ -12,12 +12,12 @@ from prefillshare.errors import (
     TransferError,
     TransferIntegrityError,
 )
+from prefillshare.transfer.base import StreamInfo
 from prefillshare.transfer.tcp.board import Board
 from prefillshare.transfer.tcp.ends import End, Receiving, Sending
 from prefillshare.transfer.tcp.pacing import Pacer
 from prefillshare.transfer.tcp.slices import HEAD_BYTES, TAG_BYTES, SliceHead
 from prefillshare.transfer.tcp.sockets import (
-    StreamInfo,
     kernel_info,
     receive_all,
     send_all,

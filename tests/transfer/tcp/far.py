@@ -59,6 +59,20 @@ class Orders:
         whole, self.ends = np.array([[0, size]]), Ends()
         return self.engine.grant(region, whole, access, self.ends).to_dict()
 
+    def lend_often(self, count: int, size: int) -> list[Facts]:
+        """Grant the same noise again and again."""
+        region = self.engine.register(self._memory(size, full=True))
+        whole, self.ends = np.array([[0, size]]), Ends()
+        several = range(count)
+        return [
+            self.engine.grant(region, whole, "read", self.ends).to_dict()
+            for _ in several
+        ]
+
+    def ended_often(self, count: int) -> None:
+        """Wait until so many of those have ended."""
+        until(lambda: len(self.ends.told) == count)
+
     def ended(self) -> tuple[str, int]:
         """How the last grant ended."""
         end = self.ends.one()
