@@ -12,9 +12,9 @@ from prefillshare.errors import TransferBroken
 
 # Linux takes 1024 pieces a call (IOV_MAX).
 _PIECES = 1000
-# What the kernel takes beyond what is under way: of more, a slow path would hold its
-# share back from the others, and caches would be cold when it leaves.
-_UNSENT_BYTES = 1 << 18
+# What the kernel takes of a stream beyond what is under way: with more, a slow path
+# would hold its share back from the others; with less, a fast one runs dry.
+_UNSENT_BYTES = 1 << 20
 # From struct tcp_info of linux/tcp.h: rtt in us, retransmitted segments in all, and the
 # rate at which data were lately delivered, in bytes per second.
 _RTT, _RETRANSMITS, _DELIVERY = (68, "I"), (100, "I"), (160, "Q")
