@@ -185,7 +185,7 @@ def engine(
 @contextmanager
 def served(greet: Callable[[socket.socket], None]) -> Iterator[str]:
     """The address of a server of something else, which greets whoever comes."""
-    with nothing_left_behind(), socket.create_server(("127.0.0.1", 0)) as server:
+    with socket.create_server(("127.0.0.1", 0)) as server:
 
         def run() -> None:
             while True:

@@ -23,9 +23,15 @@ from prefillshare.transfer.secure.identity import PeerIdentity
 from prefillshare.transfer.tcp import frames
 from prefillshare.transfer.tcp.sockets import parse_address
 from tests.transfer.networked import security
-from tests.transfer.pairs import SECONDS
+from tests.transfer.pairs import SECONDS, nothing_left_behind
 from tests.transfer.tcp.middleman import Unit
 from tests.transfer.tcp.rig import SETTINGS, Rig, engine, rig, served
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    with nothing_left_behind():
+        yield
 
 
 @pytest.fixture

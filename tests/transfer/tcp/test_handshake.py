@@ -19,10 +19,16 @@ from prefillshare.transfer.tcp import dial, frames
 from prefillshare.transfer.tcp.engine import TcpEngine
 from prefillshare.transfer.tcp.sockets import format_address, parse_address
 from tests.transfer.networked import security
-from tests.transfer.pairs import SECONDS, until
+from tests.transfer.pairs import SECONDS, nothing_left_behind, until
 from tests.transfer.tcp.rig import SETTINGS, Rig, engine, rig, served
 
 QUICK = SETTINGS.model_copy(update={"handshake_seconds": 0.3})
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    with nothing_left_behind():
+        yield
 
 
 @pytest.fixture

@@ -69,13 +69,12 @@ def test_slices_of_one_reset_stream_of_four_go_out_on_the_others(
 def test_slices_of_streams_that_all_break_go_out_on_new_ones(
     pair: Rig, access: Access
 ) -> None:
-    first = range(1 + SETTINGS.streams)
+    def reset(_: Unit) -> Sequence[bytes | None]:
+        for passing in pair.man.data():
+            passing.reset()
+        return [None]
 
-    def reset(unit: Unit) -> Sequence[bytes | None]:
-        old = unit.connection in first
-        return [None] if carries(unit) and old and unit.index == 2 else [unit.data]
-
-    pair.man.tamper = reset
+    pair.man.tamper = Once(lambda u: carries(u) and u.index == 3, reset)
     pair.move(access).check()
     until(lambda: len(pair.man.data()) == 2 * SETTINGS.streams)
 
