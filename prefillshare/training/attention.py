@@ -23,6 +23,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from prefillshare.training.packing import Row, Span
+from prefillshare.training.precision import in_full_precision
 
 PACKED = "prefillshare_packed"
 DENSE = "prefillshare_dense"
@@ -150,20 +151,36 @@ def attend(
 ) -> tuple[torch.Tensor, None]:
     """Attention of `query` `[1, H, T, D]` in the form that transformers calls it."""
     biased = options.get("position_bias") is not None
-    if biased or not isinstance(attention_mask, PackedMask):
-        return _call(module, query, key, value, attention_mask, **options), None
+    packed = None if biased else attention_mask
+
+    def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        if isinstance(packed, PackedMask):
+            return _by_pieces(module, q, k, v, packed, **options)
+        return _call(module, q, k, v, attention_mask, **options)
+
+    return in_full_precision(attention, query, key, value), None
+
+
+def _by_pieces(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: PackedMask,
+    **options: Any,
+) -> torch.Tensor:
     # Split once: the gradient of a slice is as long as what it was cut from.
-    queries = _split(query, attention_mask.pieces)
-    keys = _split(key, attention_mask.stretches)
-    values = _split(value, attention_mask.stretches)
+    queries = _split(query, mask.pieces)
+    keys = _split(key, mask.stretches)
+    values = _split(value, mask.stretches)
     parts = []
-    for piece, reach in zip(queries, attention_mask.reaches, strict=True):
+    for piece, reach in zip(queries, mask.reaches, strict=True):
         own_keys = torch.cat([keys[i] for i in reach.stretches], dim=2)
         own_values = torch.cat([values[i] for i in reach.stretches], dim=2)
         parts.append(
             _call(module, piece, own_keys, own_values, reach.visible, **options)
         )
-    return torch.cat(parts, dim=1), None
+    return torch.cat(parts, dim=1)
 
 
 def _split(states: torch.Tensor, lengths: list[int]) -> Sequence[torch.Tensor]:
