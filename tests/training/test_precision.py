@@ -76,7 +76,7 @@ def test_products_before_attention_keep_their_precision_in_the_backward_pass() -
 def test_a_frozen_cache_gets_no_gradient() -> None:
     torch.set_float32_matmul_precision("medium")
     query, frozen = torch.randn(2, 1, 3, 40, 16)
-    seen = []
+    seen: list[bool] = []
 
     def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         seen.extend(each.requires_grad for each in (q, k, v))
