@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from prefillshare.errors import ConfigError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -23,8 +24,12 @@ def require_matplotlib() -> None:
         ) from error
 
 
-def curves(tests: Mapping[str, Mapping[str, list[dict[str, Any]]]]) -> Figure:
-    """Exact match and NLL over training steps.
+# Of one test: by system, points over training.
+Curves = Mapping[str, list[dict[str, Any]]]
+
+
+def curves(tests: Mapping[str, Curves]) -> Figure:
+    """Exact match and NLL over training steps; bars where there is one step only.
 
     Args:
         tests: by test and system, points of `step`, `exact_match`, `nll`, and
@@ -35,19 +40,38 @@ def curves(tests: Mapping[str, Mapping[str, list[dict[str, Any]]]]) -> Figure:
     figure = Figure(figsize=(9, 3.2 * len(tests)), layout="constrained")
     grid = figure.subplots(len(tests), 2, squeeze=False)
     for (test, systems), (left, right) in zip(tests.items(), grid, strict=True):
-        for system, points in systems.items():
-            steps = [point["step"] for point in points]
-            exact = [100 * point["exact_match"] for point in points]
-            (line,) = left.plot(steps, exact, marker="o", label=system)
-            band = [[100 * p[end] for p in points] for end in ("lowest", "highest")]
-            left.fill_between(steps, *band, color=line.get_color(), alpha=0.15)
-            right.plot(steps, [point["nll"] for point in points], marker="o")
+        single = all(len(points) == 1 for points in systems.values())
+        (_bars if single else _lines)(left, right, systems)
         # One title a row: long ones would run into each other.
         left.set_title(test, loc="left", fontsize="small")
-        left.set(xlabel="step", ylabel="exact match, %", ylim=(0, 100))
-        right.set(xlabel="step", ylabel="NLL, nats/token", yscale="log")
-        left.legend(fontsize="small")
     return figure
+
+
+def _lines(left: Axes, right: Axes, systems: Curves) -> None:
+    for system, points in systems.items():
+        steps = [point["step"] for point in points]
+        exact = [100 * point["exact_match"] for point in points]
+        (line,) = left.plot(steps, exact, marker="o", label=system)
+        low, high = ([100 * p[end] for p in points] for end in ("lowest", "highest"))
+        left.fill_between(steps, low, high, color=line.get_color(), alpha=0.15)
+        right.plot(steps, [point["nll"] for point in points], marker="o")
+    left.set(xlabel="step", ylabel="exact match, %", ylim=(0, 100))
+    right.set(xlabel="step", ylabel="NLL, nats/token", yscale="log")
+    left.legend(fontsize="small")
+
+
+def _bars(left: Axes, right: Axes, systems: Curves) -> None:
+    names = list(systems)
+    last = [points[0] for points in systems.values()]
+    exact = [100 * point["exact_match"] for point in last]
+    below = [100 * (p["exact_match"] - p["lowest"]) for p in last]
+    above = [100 * (p["highest"] - p["exact_match"]) for p in last]
+    left.barh(names, exact, xerr=[below, above])
+    right.barh(names, [point["nll"] for point in last])
+    left.set(xlabel="exact match, %", xlim=(0, 100))
+    right.set(xlabel="NLL, nats/token", yticks=[])
+    for side in (left, right):
+        side.invert_yaxis()  # in the order of the tables
 
 
 def save(figure: Figure, path: Path) -> None:

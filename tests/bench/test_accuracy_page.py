@@ -32,13 +32,11 @@ PAIR: dict[str, Any] = {
 def test_tasks_and_modules_are_told_with_their_sizes() -> None:
     config = settings_of(Path("model"), Path("runs")).model_dump(mode="json")
     text = "\n".join(setup(config))
-    case = "contexts {}, records 6, questions 2, depths [1], seed {}, with_context True"
-    learned = (
-        f"- casefile (agent shipping, {case.format(2, 0)}, format line); tested on"
-    )
-    assert f"{learned} casefile (agent shipping, {case.format(3, 1000)}" in text
+    case = "contexts {}, records 6, questions 2, depths [1]"
+    learned = f"- casefile (agent shipping, {case.format(2)}); tested on"
+    assert f"{learned} casefile (agent shipping, {case.format(3)}, seed 1000)" in text
     module = "- `tuned`: steps 1, dtype float64; on casefile (agent refund, "
-    assert f"{module}{case.format(2, 0)}" in text
+    assert f"{module}{case.format(2)})" in text
     assert "- `on_tuned`: prefill module `tuned`" in text
     assert "- `cached`: as all" in text
     without = settings_of(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from prefillshare.training.settings import PrefillSettings
+from pydantic import TypeAdapter
+
+from prefillshare.training.settings import TaskSettings
+
+_TASKS: TypeAdapter[TaskSettings] = TypeAdapter(TaskSettings)
 
 
 def setup(config: Mapping[str, Any]) -> Iterator[str]:
@@ -55,10 +58,10 @@ def made(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def described(task: Mapping[str, Any]) -> str:
-    """A task's kind and all of its settings that say something."""
-    known = {key: value for key, value in task.items() if value not in (None, "", [])}
-    kind = known.pop("kind")
-    return f"{kind} ({_keys(known)})"
+    """A task's kind, and its settings so far as they are not the usual ones."""
+    settings: TaskSettings = _TASKS.validate_python(task)
+    asked = settings.model_dump(mode="json", exclude_defaults=True, exclude={"kind"})
+    return f"{settings.kind} ({_keys(asked)})"
 
 
 def _system(system: Mapping[str, Any]) -> str:
@@ -73,11 +76,9 @@ def _system(system: Mapping[str, Any]) -> str:
 
 
 def _module(module: Mapping[str, Any]) -> str:
-    """Its own settings, and its tasks with their defaults."""
+    """Its own settings, and its tasks."""
     asked = {key: x for key, x in module.items() if key not in ("tasks", "output")}
-    nowhere = {"model": Path(), "output": Path(), "tasks": module["tasks"]}
-    tasks = PrefillSettings.model_validate(nowhere).model_dump(mode="json")["tasks"]
-    listed = "; ".join(map(described, tasks))
+    listed = "; ".join(map(described, module["tasks"]))
     return f"{_keys(asked)}; on {listed}" if asked else f"on {listed}"
 
 
