@@ -64,15 +64,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--in-process", action="store_true", help="train here, as the scripts do"
     )
+    # Of a launched process: where it tells whether its use was wrong (2) or its work
+    # failed (1), because accelerate's launcher ends with 1 for both.
+    parser.add_argument("--status", type=Path, help=argparse.SUPPRESS)
 
 
 def run(options: Options) -> Report | None:
     """Train what the configuration describes."""
     kind = STAGES[options.extra.stage]
     settings = load_config(kind, options.config, options.overrides)
-    if options.extra.in_process:
+    if not options.extra.in_process:
+        return _launch(settings, options)
+    try:
         return _train(settings)
-    return _launch(settings, options)
+    except ConfigError:
+        if options.extra.status is not None:
+            options.extra.status.write_text("2")
+        raise
 
 
 def _train(settings: RunSettings) -> Report:
@@ -113,13 +121,16 @@ def _launch(settings: RunSettings, options: Options) -> Report:
     with tempfile.TemporaryDirectory(prefix="prefillshare-train-") as folder:
         figures = Path(folder) / "figures.json"
         command = [*_accelerate(options.extra), str(script)]
-        command += ["--json", str(figures)]
+        wrong_use = Path(folder) / "status"
+        command += ["--json", str(figures), "--status", str(wrong_use)]
         command += ["--config", str(options.config)] if options.config else []
         for override in options.overrides:
             command += ["--set", override]
         # Without a GPU, several processes meet over gloo only if told to.
         cpu = {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"}
         status = subprocess.run(command, check=False, env=os.environ | cpu).returncode
+        if wrong_use.exists():
+            raise ConfigError("training did not start; see above")
         if status != 0:
             raise PrefillShareError(f"training ended with status {status}; see above")
         written = json.loads(figures.read_text())

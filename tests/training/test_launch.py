@@ -48,6 +48,24 @@ def test_accelerate_launch_trains_saves_and_reports(
     assert "10/10 loss" in capfd.readouterr().out
 
 
+@pytest.mark.timeout(240)
+def test_what_is_wrong_in_a_configuration_is_wrong_use_when_launched_too(
+    tiny_directory: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It shows only once the model is there, in the launched process."""
+    config = {
+        "model": str(tiny_directory),
+        "output": str(tmp_path / "run"),
+        "lora": {"targets": ["nonesuch"]},
+        "task": {"kind": "casefile", "agent": "invoicing", "contexts": 1},
+    }
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(config))
+    assert main(["train", "--config", str(tmp_path / "train.yaml")]) == 2
+    told = capfd.readouterr().err
+    assert "lora.targets names 'nonesuch'" in told
+    assert "training did not start; see above" in told
+
+
 @pytest.mark.timeout(300)
 def test_two_processes_with_one_unit_equal_one_process_with_two(
     tiny_directory: Path, tmp_path: Path
