@@ -32,6 +32,8 @@ def check_within(ranges: Ranges, size: int, what: str) -> None:
 
 def check_disjoint(ranges: Ranges) -> None:
     """Raise `ValueError` if two ranges share a byte."""
+    if len(ranges) < 2:
+        return
     ordered = ranges[np.argsort(ranges[:, 0], kind="stable")]
     over = ordered[:-1].sum(axis=1) > ordered[1:, 0]
     if over.any():
@@ -43,6 +45,8 @@ def check_disjoint(ranges: Ranges) -> None:
 
 def joined(ranges: Ranges) -> Ranges:
     """The same bytes in the same order, neighbours made one."""
+    if len(ranges) < 2:
+        return ranges
     starts = np.r_[True, ranges[:-1].sum(axis=1) != ranges[1:, 0]]
     if starts.all():
         return ranges
@@ -77,6 +81,9 @@ class Pieces:
         """Append pieces; the caller has checked that they are within the buffer."""
         more = joined(ranges)
         ends = self.size + np.cumsum(more[:, 1])
+        if not len(self._ends):
+            self._starts, self._ends = more[:, 0], ends
+            return
         # Readers without a lock find more ends than starts at worst for bytes that
         # nobody asks for yet.
         self._starts = np.concatenate([self._starts, more[:, 0]])
@@ -93,6 +100,8 @@ class Pieces:
         `ValueError` for more than MAX_PIECES, before they are made.
         """
         starts, ends = self._starts, self._ends
+        if len(ends) == 1 and len(ranges) <= MAX_PIECES:
+            return ranges + (int(starts[0]), 0)
         begins = ends - np.diff(ends, prepend=0)
         offsets, stops = ranges[:, 0], ranges.sum(axis=1)
         first = np.searchsorted(ends, offsets, side="right")
@@ -108,6 +117,9 @@ class Pieces:
 
     def views(self, first: int, last: int) -> list[memoryview]:
         """The bytes [first, last) of the transfer, where they lie."""
+        if len(self._ends) == 1:
+            start = int(self._starts[0])
+            return [self.memory[start + first : start + last]]
         i = int(np.searchsorted(self._ends, first, side="right"))
         j = int(np.searchsorted(self._ends, last - 1, side="right")) + 1
         stops = self._ends[i:j].copy()

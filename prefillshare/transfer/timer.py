@@ -51,7 +51,9 @@ class Timer:
                     target=self._run, name=self._name, daemon=True
                 )
                 self._thread.start()
-            self._changed.notify_all()
+            # A thread that wakes for nothing takes the interpreter from others.
+            if self._heap[0][2] is due:
+                self._changed.notify_all()
         return due
 
     def close(self) -> None:
