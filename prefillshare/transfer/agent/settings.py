@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from prefillshare.config import Config
+from prefillshare.transfer.discovery.settings import DiscoverySettings
 from prefillshare.transfer.secure.contexts import SecuritySettings
 from prefillshare.transfer.tcp.settings import TcpSettings
 from prefillshare.transfer.tcp.sockets import parse_address
@@ -23,6 +25,9 @@ class AgentSettings(Config):
         routes: addresses of peers, as their grants name them, that are reached by
             another: a relay, or a forwarded port. Who answers there must still be the
             engine that the grant names, with a certificate if there are any.
+        discovery: the directory in which this host is found, by the name in its
+            certificate, and finds others, as `prefillshare://REGION/SITE/HOST`. It
+            needs `security`.
     """
 
     socket: Path
@@ -31,6 +36,7 @@ class AgentSettings(Config):
     tcp: TcpSettings = TcpSettings()
     security: SecuritySettings | None = None
     routes: dict[str, str] = {}
+    discovery: DiscoverySettings | None = None
 
     @field_validator("listen")
     @classmethod
@@ -44,3 +50,12 @@ class AgentSettings(Config):
         for address in (*routes, *routes.values()):
             parse_address(address)
         return routes
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if self.discovery is not None and self.security is None:
+            raise ValueError(
+                "`discovery` needs `security`: a host is found by the name in its "
+                "certificate; make one with `prefillshare keys`"
+            )
+        return self
