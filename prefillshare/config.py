@@ -34,7 +34,7 @@ def load_config(cls: type[C], path: Path | None, overrides: Sequence[str]) -> C:
     Raises:
         ConfigError: the file, an override, a key or a value is unusable.
     """
-    data = {} if path is None else _read(path)
+    data = {} if path is None else read_yaml(path)
     origins: dict[Key, str] = {}
     for override in overrides:
         origins[_apply(data, override)] = f"--set {override}"
@@ -47,7 +47,12 @@ def load_config(cls: type[C], path: Path | None, overrides: Sequence[str]) -> C:
         raise ConfigError("\n".join(lines)) from error
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file, unchecked.
+
+    Raises:
+        ConfigError: it cannot be read, or holds something else.
+    """
     try:
         data = yaml.safe_load(path.read_bytes())
     except FileNotFoundError as error:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from prefillshare.config import Config
+from prefillshare.config import Config, read_yaml
 from prefillshare.training.settings import (
     PrefillSettings,
     TaskSettings,
@@ -77,7 +77,10 @@ class AccuracySettings(Config):
             each: from them the page and its statistics are made without training. A
             test that is added needs the decoders, and so trains them again.
         modules: prefill modules to tune first, one for every seed: keys of
-            `PrefillSettings`. An `output` that experiments share keeps them there.
+            `PrefillSettings`. With `like: FILE.yaml`, a configuration of `train
+            prefill`, they are that file's but for what is set beside it; its `model`
+            and `output` do not count. An `output` that experiments share keeps them
+            there.
         general: how the modules are tested by themselves, beside the base.
         decoder: what all systems have in common: keys of `TrainSettings`.
         evaluate_every: steps between the points of a curve, each over the first
@@ -108,6 +111,13 @@ class AccuracySettings(Config):
     generate: int | None = Field(None, ge=1)
     max_tokens: int = Field(256, ge=1)
     only: list[str] = []
+
+    @field_validator("modules", mode="before")
+    @classmethod
+    def _with_their_files(cls, modules: Any) -> Any:
+        if not isinstance(modules, dict):
+            return modules
+        return {name: _like_its_file(module) for name, module in modules.items()}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -179,6 +189,15 @@ class AccuracySettings(Config):
             **changes,
         }
         return TrainSettings.model_validate(fields)
+
+
+def _like_its_file(module: Any) -> Any:
+    if not isinstance(module, dict) or "like" not in module:
+        return module
+    # The base and the place are the experiment's.
+    of_file = read_yaml(Path(module["like"]))
+    kept = {k: v for k, v in of_file.items() if k not in ("model", "output")}
+    return kept | {k: v for k, v in module.items() if k != "like"}
 
 
 # Keys of tasks by which tests of one experiment differ.
