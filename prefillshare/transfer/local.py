@@ -22,7 +22,6 @@ from prefillshare.errors import (
 )
 from prefillshare.transfer.base import (
     ID_BYTES,
-    MAX_NOTE_BYTES,
     Access,
     Batch,
     Grant,
@@ -32,6 +31,7 @@ from prefillshare.transfer.base import (
     Region,
     StreamInfo,
 )
+from prefillshare.transfer.beginning import Beginning
 from prefillshare.transfer.fed import FedTransfer
 from prefillshare.transfer.grants import GrantTable, Loan
 from prefillshare.transfer.pending import STOP_SECONDS
@@ -199,7 +199,7 @@ class LocalEngine(ABC):
         self.table.join(STOP_SECONDS)
 
 
-class LocalLink(ABC):
+class LocalLink(Beginning[FedTransfer]):
     """A `Link` of a `LocalEngine`."""
 
     def __init__(self, engine: LocalEngine, address: str) -> None:
@@ -230,44 +230,14 @@ class LocalLink(ABC):
         """A transfer of the transport's kind."""
         return FedTransfer(region, grant, timeout, note)
 
-    def read(
-        self,
-        grant: Grant,
-        into: Region,
-        batch: Batch | None = None,
-        *,
-        timeout: float,
-        note: bytes = b"",
-    ) -> FedTransfer:
-        """See `Link.read`."""
-        return self._begin("read", grant, into, batch, timeout, note)
-
-    def write(
-        self,
-        grant: Grant,
-        source: Region,
-        batch: Batch | None = None,
-        *,
-        timeout: float,
-        note: bytes = b"",
-    ) -> FedTransfer:
-        """See `Link.write`."""
-        return self._begin("write", grant, source, batch, timeout, note)
-
-    def check(self, grant: Grant, access: Access, timeout: float, note: bytes) -> None:
-        """Raise what `Link.read` says before anything moves."""
+    def check(self, grant: Grant) -> None:
+        """Raise what `Link.read` says of the link and the grant."""
         if self._closed:
             raise TransferClosed("the link is closed; connect again")
-        if grant.access != access:
-            raise ValueError(f"the grant is for {grant.access}, not for {access}")
         if grant.address != self.address:
             raise ValueError(f"grant of {grant.address}, link to {self.address}")
-        if len(note) > MAX_NOTE_BYTES:
-            raise ValueError(f"note of {len(note)} bytes, at most {MAX_NOTE_BYTES}")
-        if not 0 < timeout <= threading.TIMEOUT_MAX:
-            raise ValueError(f"timeout is {timeout} seconds, it must be positive")
 
-    def _begin(
+    def begin(
         self,
         access: Access,
         grant: Grant,
@@ -276,12 +246,13 @@ class LocalLink(ABC):
         timeout: float,
         note: bytes,
     ) -> FedTransfer:
+        """See `Beginning.begin`."""
         self.engine.check_region(region)
         transfer = self.make(region, grant, timeout, note)
         if batch is not None:
             transfer.add(batch)
             transfer.finish()
-        self.check(grant, access, timeout, note)
+        self.check(grant)
         move = self.mover(grant)
         self._mine = {each for each in self._mine if not each.done} | {transfer}
         self.engine.start(transfer, move)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -12,13 +11,13 @@ import numpy as np
 from prefillshare.errors import TransferClosed, TransferError
 from prefillshare.transfer.agent.messages import error_from
 from prefillshare.transfer.base import (
-    MAX_NOTE_BYTES,
     Access,
     Batch,
     Grant,
     Region,
     StreamInfo,
 )
+from prefillshare.transfer.beginning import Beginning
 from prefillshare.transfer.pending import Pending
 from prefillshare.transfer.ranges import as_ranges, check_within
 
@@ -93,7 +92,7 @@ class AgentTransfer(Pending):
         self.settle(error_from(body["error"]) if "error" in body else None)
 
 
-class AgentLink:
+class AgentLink(Beginning[AgentTransfer]):
     """A `Link` of the agent's."""
 
     def __init__(self, engine: Asking, address: str) -> None:
@@ -111,30 +110,6 @@ class AgentLink:
         reply = self._engine.ask({"do": "streams", "address": self._address})
         return [StreamInfo(**each) for each in reply["streams"]]
 
-    def read(
-        self,
-        grant: Grant,
-        into: Region,
-        batch: Batch | None = None,
-        *,
-        timeout: float,
-        note: bytes = b"",
-    ) -> AgentTransfer:
-        """See `Link.read`."""
-        return self._begin("read", grant, into, batch, timeout, note)
-
-    def write(
-        self,
-        grant: Grant,
-        source: Region,
-        batch: Batch | None = None,
-        *,
-        timeout: float,
-        note: bytes = b"",
-    ) -> AgentTransfer:
-        """See `Link.write`."""
-        return self._begin("write", grant, source, batch, timeout, note)
-
     def close(self) -> None:
         """Cancel what this process has under way; the host's connection stays."""
         self._closed = True
@@ -142,7 +117,7 @@ class AgentLink:
         for transfer in self._mine:
             transfer.stop(why)
 
-    def _begin(
+    def begin(
         self,
         access: Access,
         grant: Grant,
@@ -151,15 +126,10 @@ class AgentLink:
         timeout: float,
         note: bytes,
     ) -> AgentTransfer:
+        """See `Beginning.begin`."""
         if self._closed:
             raise TransferClosed("the link is closed; connect again")
         self._engine.offset_of(region)
-        if not 0 < timeout <= threading.TIMEOUT_MAX:
-            raise ValueError(f"timeout is {timeout} seconds, it must be above 0")
-        if len(note) > MAX_NOTE_BYTES:
-            raise ValueError(f"a note of {len(note)} bytes exceeds {MAX_NOTE_BYTES}")
-        if grant.access != access:
-            raise ValueError(f"the grant is for {grant.access}, not for {access}")
         transfer = AgentTransfer(self._engine, self._engine.number(), region)
         table = b"" if batch is None else transfer.shifted(batch).tobytes()
         body = {

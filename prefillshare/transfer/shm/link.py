@@ -16,6 +16,7 @@ from prefillshare.errors import (
 )
 from prefillshare.transfer.arena import Window
 from prefillshare.transfer.base import Access, Batch, Grant, Region
+from prefillshare.transfer.beginning import check_asked
 from prefillshare.transfer.fed import FedTransfer
 from prefillshare.transfer.local import LocalLink, Mover, check_identity
 from prefillshare.transfer.ranges import Pieces
@@ -92,7 +93,8 @@ class ShmLink(LocalLink):
 
         Raises as `read`, and what `Transfer.wait` says of a refused grant.
         """
-        self.check(grant, "read", timeout, note)
+        check_asked(grant, "read", timeout, note)
+        self.check(grant)
         left = until(timeout, self.address)
         channel = self._channel(grant, timeout)
         try:

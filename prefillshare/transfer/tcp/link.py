@@ -15,7 +15,6 @@ from prefillshare.errors import (
     TransferIntegrityError,
 )
 from prefillshare.transfer.base import (
-    MAX_NOTE_BYTES,
     Access,
     Batch,
     Grant,
@@ -24,6 +23,7 @@ from prefillshare.transfer.base import (
     StreamInfo,
     Transfer,
 )
+from prefillshare.transfer.beginning import Beginning
 from prefillshare.transfer.pending import STOP_SECONDS
 from prefillshare.transfer.tcp import frames
 from prefillshare.transfer.tcp.dial import Dialler
@@ -35,7 +35,7 @@ from prefillshare.transfer.timer import Timer
 _log = logging.getLogger(__name__)
 
 
-class TcpLink:
+class TcpLink(Beginning[Transfer]):
     """See `Link`; one session at a time, made anew when it is needed."""
 
     def __init__(
@@ -65,30 +65,6 @@ class TcpLink:
         """The engine at the other end (hexadecimal); empty while not connected."""
         session = self._session
         return session.agreed.peer.hex() if session and session.alive else ""
-
-    def read(
-        self,
-        grant: Grant,
-        into: Region,
-        batch: Batch | None = None,
-        *,
-        timeout: float,
-        note: bytes = b"",
-    ) -> Transfer:
-        """See `Link.read`."""
-        return self._begin("read", grant, into, batch, timeout, note)
-
-    def write(
-        self,
-        grant: Grant,
-        source: Region,
-        batch: Batch | None = None,
-        *,
-        timeout: float,
-        note: bytes = b"",
-    ) -> Transfer:
-        """See `Link.write`; small ones go whole, in one frame."""
-        return self._begin("write", grant, source, batch, timeout, note)
 
     @property
     def warm(self) -> bool:
@@ -162,7 +138,7 @@ class TcpLink:
     def session_over(self, session: Session) -> None:
         """Nothing to do: the next transfer connects again."""
 
-    def _begin(
+    def begin(
         self,
         access: Access,
         grant: Grant,
@@ -171,12 +147,7 @@ class TcpLink:
         timeout: float,
         note: bytes,
     ) -> Transfer:
-        if grant.access != access:
-            raise ValueError(f"the grant is for {grant.access}, not for {access}")
-        if len(note) > MAX_NOTE_BYTES:
-            raise ValueError(f"a note of {len(note)} bytes exceeds {MAX_NOTE_BYTES}")
-        if not 0 < timeout <= threading.TIMEOUT_MAX:
-            raise ValueError(f"timeout is {timeout} seconds, it must be above 0")
+        """See `Beginning.begin`; small writes go whole, in one frame."""
         self._check_region(region)
         parts = None if batch is None else split(batch, region, grant)
         session = self._connected(timeout)
