@@ -25,8 +25,15 @@ from prefillshare.bench.training.page import training_page
 from prefillshare.bench.transfer.experiment import run_transfer
 from prefillshare.bench.transfer.page import transfer_page
 from prefillshare.bench.transfer.settings import TransferBenchSettings
-from prefillshare.cli.command import ROOT, Options, Report, command_line
+from prefillshare.cli.command import (
+    ROOT,
+    Options,
+    Report,
+    command_line,
+    write_report,
+)
 from prefillshare.config import Config, load_config
+from prefillshare.errors import ConfigError
 from prefillshare.models.smollm2 import smollm2_directory
 from prefillshare.report import accuracy_table, say
 from prefillshare.runtime import environment
@@ -92,6 +99,10 @@ def run(options: Options) -> Report:
     settings: Any = load_config(benchmark.settings, options.config, options.overrides)
     if benchmark.plot is not None:
         require_matplotlib()
+    title = options.config.stem if options.config else name
+    page = options.extra.page or ROOT / "docs" / "results" / f"{title}.md"
+    if page.is_dir():
+        raise ConfigError(f"--page {page}: is a folder; name a file")
     began = environment()
     if "model" in benchmark.settings.model_fields:
         results = benchmark.run(settings, settings.model or smollm2_directory())
@@ -100,8 +111,9 @@ def run(options: Options) -> Report:
     if name == "spine":
         accuracy_table(results["accuracy"])
     report = Report(settings.model_dump(mode="json"), results)
-    title = options.config.stem if options.config else name
-    page = options.extra.page or ROOT / "docs" / "results" / f"{title}.md"
+    if options.json is not None:
+        # What took hours to measure outlives a page that cannot be made.
+        write_report(options.json, "bench", began, report)
     _write(page, benchmark, report, began, options)
     return report
 
