@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prefillshare.bench.markdown import commonest, opening, table
+from prefillshare.bench.spine.losses import losses
 from prefillshare.report import ROLES
 
 
@@ -33,7 +34,7 @@ def spine_page(
         "## What the served agents said, by hand-off depth\n",
         _chains(results["chains"]),
         "## Where sharing loses\n",
-        _losses(results),
+        losses(results),
     ]
     return "\n".join(parts)
 
@@ -255,28 +256,3 @@ def _chains(chains: Mapping[str, Any]) -> str:
 def _with_interval(row: Mapping[str, Any], key: str) -> tuple[str, str]:
     low, high = row["ci"][key]
     return f"{row[key]:.0%}", f"{low:.0%}–{high:.0%}"
-
-
-def _losses(results: Mapping[str, Any]) -> str:
-    accuracy = results["accuracy"]
-    lines = [
-        f"- Accuracy at equal steps: on {task}, {_quality(accuracy[system][task])} of "
-        f"`{system}` against {_quality(accuracy['full'][task])} of the ordinary "
-        "fine-tune with its own prefill.\n"
-        for system in ("shared", "tuned")
-        for task, gap in results["paired"].get(f"full_minus_{system}", {}).items()
-        if gap["high"] < 0
-    ]
-    return "".join(lines) + _KNOWN_LOSSES
-
-
-def _quality(row: Mapping[str, Any]) -> str:
-    return f"{row['nll']:.3f} nats and {row['exact_match']:.1%} exact match"
-
-
-_KNOWN_LOSSES = (
-    "- A context that only one agent reads: sharing saves no prefill and adds the "
-    "transfer.\n"
-    "- One host: decoders there could share a cache without moving it; this version "
-    "moves it for every request.\n"
-)
