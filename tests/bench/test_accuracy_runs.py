@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from prefillshare.bench.accuracy.experiment import run_accuracy
+from prefillshare.bench.accuracy.experiment import _curves, run_accuracy
 from prefillshare.bench.accuracy.plan import plans_of
 from prefillshare.bench.accuracy.run import Run
 from prefillshare.errors import CheckpointError, PrefillShareError
@@ -136,6 +136,22 @@ def test_a_resumed_curve_has_every_step_once(tmp_path: Path) -> None:
     run.save(tmp_path / "run.json")
     points = Run.load(tmp_path / "run.json", "key").curve["own"]["test"]
     assert points == [{"step": 2, "nll": 1.0, "exact_match": 1.0}]
+
+
+def test_a_test_that_was_added_later_has_the_curve_of_those_that_know_it() -> None:
+    settings = settings_of(
+        Path("model"), Path("runs"), modules={}, systems={"cached": {}}, compare=[]
+    )
+    scores = Scores((0.5,), (1.0,), (1,), (1,), (0,))
+    early, late = Run("key"), Run("key")
+    for run, tests in ((early, ["old"]), (late, ["old", "new"])):
+        for test in tests:
+            run.note(10, "cached", test, scores)
+    curves = _curves(settings, {"cached": {0: early, 1: late}})
+    assert {test: len(found["cached"]) for test, found in curves.items()} == {
+        "old": 1,
+        "new": 1,
+    }
 
 
 def test_a_key_says_what_was_chosen() -> None:

@@ -197,9 +197,11 @@ def _curves(
     for reading, system, _ in settings.readings():
         made = list(runs[system].values())
         for test in {t: 0 for run in made for t in run.curve.get(reading, {})}:
+            # A test that was added later has no curve of earlier runs.
             seeds = [
                 {point["step"]: point for point in run.curve[reading][test]}
                 for run in made
+                if test in run.curve.get(reading, {})
             ]
             # Runs that were scored at other steps have only some in common.
             steps = sorted(set.intersection(*map(set, seeds)))
