@@ -13,9 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from prefillshare.errors import TransferBroken, TransferTimeout
+from prefillshare.errors import TransferBroken, TransferRefused, TransferTimeout
 from prefillshare.transfer.base import Access
+from prefillshare.transfer.tcp.board import Board
+from prefillshare.transfer.tcp.pacing import Pacer
 from prefillshare.transfer.tcp.sockets import parse_address
+from prefillshare.transfer.tcp.streams import Streams
 from tests.transfer.pairs import SECONDS, until
 from tests.transfer.tcp.middleman import Once, Passing, Unit
 from tests.transfer.tcp.rig import SETTINGS, SIZE, Rig, rig
@@ -165,6 +168,29 @@ def test_a_replayed_opening_of_a_stream_is_turned_away(pair: Rig) -> None:
             assert len(other.streams()) == SETTINGS.streams
             other.close()
     assert len(openings) == SETTINGS.streams
+
+
+def test_a_stream_that_the_peer_lost_before_it_is_attached_is_refused_alone() -> None:
+    lost: list[int] = []
+    board = Board(lambda end: None)
+    streams = Streams(
+        board,
+        Pacer(None),
+        lambda stream, error: lost.append(stream.number),
+        lambda end, error: None,
+    )
+    # The peer's `Lost` overtakes what this side does with the peer's welcome.
+    streams.retire(1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ends = [socket.create_connection(server.getsockname()) for _ in range(2)]
+        with pytest.raises(TransferRefused, match="stream 1 comes after 1"):
+            streams.attach(1, ends[0], b"")
+        streams.attach(2, ends[1], b"")
+        assert [each.number for each in streams.carrying()] == [2]
+        streams.shut()
+        streams.join()
+        ends[0].close()
+    assert lost == [2]
 
 
 @contextmanager
