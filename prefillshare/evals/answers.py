@@ -15,7 +15,7 @@ from typing import Any
 
 from prefillshare.evals.generation import Generation, generate_text
 from prefillshare.evals.likelihood import SharedCacheScorer
-from prefillshare.evals.statistics import crossed_interval
+from prefillshare.evals.statistics import score_interval
 from prefillshare.models.decoder import Decoder
 from prefillshare.models.prefill import PrefillModule
 from prefillshare.tasks.base import Sample, Task, Unit
@@ -117,7 +117,7 @@ def score_answers(task: Task, units: Sequence[Unit], texts: Sequence[str]) -> An
 
 
 def mark_figures(seeds: Sequence[Answers]) -> dict[str, dict[str, Any]]:
-    """By mark `mean`, `low` and `high` (95 %, `crossed_interval`) and `n` samples.
+    """By mark `mean`, `low` and `high` (95 %, `score_interval`) and `n` samples.
 
     Over seeds and units; with one seed, over units. `low` and `high` are None where
     all samples with the mark are of one unit, which has no spread.
@@ -139,7 +139,7 @@ def mark_figures(seeds: Sequence[Answers]) -> dict[str, dict[str, Any]]:
 def _figures(values: Sequence[Sequence[float]], units: Sequence[int]) -> dict[str, Any]:
     """Of rows `[S][N]`; `units` is the unit of each column."""
     if len(set(units)) > 1:
-        return {**vars(crossed_interval(values, units)), "n": len(units)}
+        return {**vars(score_interval(values, units)), "n": len(units)}
     everything = [value for row in values for value in row]
     mean = sum(everything) / len(everything)
     return {"mean": mean, "low": None, "high": None, "n": len(units)}

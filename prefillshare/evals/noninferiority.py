@@ -14,11 +14,11 @@ from typing import Literal
 import numpy as np
 
 from prefillshare.errors import DataError
-from prefillshare.evals.statistics import (
+from prefillshare.evals.spread import (
     Array,
     Spread,
     checked_values,
-    two_way_spread,
+    paired_spread,
 )
 
 Verdict = Literal["non-inferior", "inferior", "inconclusive"]
@@ -66,9 +66,8 @@ def non_inferiority(
     upper end below `-margin` inferior. Seed s of one is paired with seed s of the
     other; a reference that was not trained has one row, used for every seed. What the
     interval covers with one seed, or few, is said at `statistics.crossed_interval`.
-    For scores that are 0 or 1 its variance is at least that of independent pairs after
-    half a pair was added to each cell (Agresti & Min 2005), so that a small test
-    without a single disagreement does not prove equality.
+    Its width is that of `spread.paired_spread`: a small test without a single
+    disagreement does not prove equality.
 
     Args:
         system, reference: `[seed][example]`, the same examples in the same order.
@@ -84,7 +83,7 @@ def non_inferiority(
     _require(0 < alpha < 0.5, f"alpha must lie between 0 and 0.5, got {alpha}")
     difference_SN = _paired(system, reference) * (1 if higher_is_better else -1)
     rows, index = checked_values(difference_SN.tolist(), clusters)
-    spread = _floored(rows, two_way_spread(rows, index, 1 - 2 * alpha))
+    spread = paired_spread(rows, index, 1 - 2 * alpha)
     mean, half = float(rows.mean()), spread.half_width
     low, high = mean - half, mean + half
     return NonInferiority(
@@ -107,16 +106,6 @@ def _paired(system: Scores, reference: Scores) -> Array:
         )
     difference: Array = np.asarray(system, float) - np.asarray(reference, float)
     return difference
-
-
-def _floored(difference_SN: Array, spread: Spread) -> Spread:
-    if not np.isin(difference_SN, (-1, 0, 1)).all():
-        return spread
-    examples = difference_SN.shape[1] + 2
-    mean = difference_SN.mean(0).sum() / examples
-    square = (np.square(difference_SN).mean(0).sum() + 1) / examples
-    least = float(square - mean**2) / examples
-    return Spread(max(spread.variance, least), spread.quantile)
 
 
 def _power_of(spread: Spread, margin: float) -> float:

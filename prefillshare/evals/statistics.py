@@ -1,7 +1,4 @@
-"""Means with their intervals, over clusters of examples and over seeds.
-
-Shapes: S seeds, N examples, C clusters of examples.
-"""
+"""Means with their intervals, over clusters of examples and over seeds."""
 
 from __future__ import annotations
 
@@ -10,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from prefillshare.errors import DataError
-
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
+from prefillshare.evals.spread import (
+    Array,
+    Spread,
+    checked_values,
+    paired_spread,
+    two_way_spread,
+)
 
 
 @dataclass(frozen=True)
@@ -26,18 +25,13 @@ class Interval:
     low: float
     high: float
 
-    def within(self, least: float, most: float) -> Interval:
-        """The same mean, with ends that a quantity of this range can have."""
-        return Interval(self.mean, max(least, self.low), min(most, self.high))
-
 
 def mean_interval(
     values: Sequence[float], clusters: Sequence[int] | None = None
 ) -> Interval:
-    """The mean of `values` with its 95 % interval, clustered: see `crossed_interval`.
+    """The mean of `values` with its 95 % interval, clustered: see `score_interval`.
 
-    Where every value is 0 or 1 the interval is kept within 0 and 1. One cluster has no
-    spread to estimate: its ends are not numbers.
+    One cluster has no spread to estimate: its ends are not numbers.
 
     Args:
         clusters: which values belong together (questions over one context are not
@@ -46,33 +40,23 @@ def mean_interval(
     Raises:
         DataError: no values, or a cluster number missing for some.
     """
-    if len(set(clusters if clusters is not None else range(len(values)))) == 1:
+    if _is_one(values, clusters):
         return Interval(sum(values) / len(values), math.nan, math.nan)
-    found = crossed_interval([values], clusters)
-    if not set(values) <= {0.0, 1.0}:
-        return found
-    return found.within(0.0, 1.0)
+    return score_interval([values], clusters)
 
 
 def paired_difference(
     a: Sequence[float], b: Sequence[float], clusters: Sequence[int] | None = None
 ) -> Interval:
-    """The mean of `a - b` over the same examples, with its interval."""
-    pairs = zip(a, b, strict=True)
-    return mean_interval([x - y for x, y in pairs], clusters)
+    """The mean of `a - b` over the same examples, with its interval.
 
-
-@dataclass(frozen=True)
-class Spread:
-    """The variance of a mean, and the t quantile that goes with it."""
-
-    variance: float
-    quantile: float
-
-    @property
-    def half_width(self) -> float:
-        """From the mean to either end of the interval."""
-        return self.quantile * math.sqrt(self.variance)
+    As `mean_interval`; its width is that of `spread.paired_spread`.
+    """
+    values = [x - y for x, y in zip(a, b, strict=True)]
+    if _is_one(values, clusters):
+        return Interval(sum(values) / len(values), math.nan, math.nan)
+    x_SN, index = checked_values([values], clusters)
+    return _around(float(x_SN.mean()), paired_spread(x_SN, index, 0.95))
 
 
 def crossed_interval(
@@ -100,77 +84,39 @@ def crossed_interval(
         DataError: no rows, rows of different lengths, fewer than two clusters.
     """
     x_SN, index = checked_values(values, clusters)
-    mean, half = float(x_SN.mean()), two_way_spread(x_SN, index, level).half_width
-    return Interval(mean, mean - half, mean + half)
+    return _around(float(x_SN.mean()), two_way_spread(x_SN, index, level))
 
 
-def two_way_spread(x_SN: Array, index: Index, level: float) -> Spread:
-    """The spread of the mean of `x_SN` over seeds (rows) and clusters of columns.
+def score_interval(
+    values: Sequence[Sequence[float]], clusters: Sequence[int] | None = None
+) -> Interval:
+    """The mean of scores with its 95 % interval: `crossed_interval` if not all 0 or 1.
 
-    Seeds and clusters are crossed: the variance is `V_seeds + V_clusters - V_both`
-    (Cameron, Gelbach & Miller 2011), never less than either alone. Its t
-    quantile is the mean of those with S - 1 and with C - 1 degrees of freedom, weighted
-    by their variances (Cochran 1964): it errs towards covering more than `level`. One
-    seed leaves `V_clusters` and C - 1.
-
-    Args:
-        index: the cluster of each column, `0 .. C - 1`.
-        level: the two-sided coverage.
+    Where all are, it is Wilson's interval of as many independent examples as the
+    spread of `crossed_interval` amounts to, N at most (Franco, Little, Louis & Slud
+    2019): within the range of a share, and of some width also where all agree. Takes
+    and raises what that does.
     """
-    seeds, clusters = len(x_SN), int(index.max()) + 1
-    residual_SN = x_SN - x_SN.mean()
-    both_SC = np.stack(
-        [np.bincount(index, row, minlength=clusters) for row in residual_SN]
-    ).astype(float)
-    by_cluster = _variance_of_mean(both_SC.sum(0), x_SN.size)
-    t_cluster = _t_quantile((1 + level) / 2, clusters - 1)
-    if seeds == 1:
-        return Spread(by_cluster, t_cluster)
-    by_seed = _variance_of_mean(both_SC.sum(1), x_SN.size)
-    overlap = _variance_of_mean(both_SC.ravel(), x_SN.size)
-    t_seed = _t_quantile((1 + level) / 2, seeds - 1)
-    total = by_seed + by_cluster
-    share = by_seed / total if total > 0 else 0.0
-    return Spread(
-        max(by_seed, by_cluster, total - overlap),
-        share * t_seed + (1 - share) * t_cluster,
-    )
+    x_SN, index = checked_values(values, clusters)
+    if not np.isin(x_SN, (0, 1)).all():
+        return crossed_interval(values, clusters)
+    return _wilson(x_SN, two_way_spread(x_SN, index, 0.95))
 
 
-def _t_quantile(probability: float, degrees: int) -> float:
-    # Imported late: it takes a second, and training alone does not need it.
-    from scipy import stats
-
-    return float(stats.t.ppf(probability, degrees))
+def _is_one(values: Sequence[float], clusters: Sequence[int] | None) -> bool:
+    return len(set(clusters if clusters is not None else range(len(values)))) == 1
 
 
-def _variance_of_mean(sums: Array, count: int) -> float:
-    """From the residuals' sum in each group, with the correction for few groups."""
-    groups = len(sums)
-    return float(groups / (groups - 1) * np.square(sums).sum() / count**2)
+def _around(mean: float, spread: Spread) -> Interval:
+    return Interval(mean, mean - spread.half_width, mean + spread.half_width)
 
 
-def checked_values(
-    values: Sequence[Sequence[float]], clusters: Sequence[int] | None
-) -> tuple[Array, Index]:
-    """`values` as an array `[S, N]`, and the cluster `0 .. C - 1` of each example.
-
-    Raises:
-        DataError: no rows, rows of different lengths, fewer than two clusters.
-    """
-    lengths = {len(row) for row in values}
-    if len(lengths) != 1:
-        raise DataError(
-            f"{len(values)} seeds with {sorted(lengths)} examples; score one seed or "
-            "more, every one on the same examples"
-        )
-    (count,) = lengths
-    labels = np.arange(count) if clusters is None else np.asarray(clusters)
-    if len(labels) != count:
-        raise DataError(f"{count} examples with {len(labels)} cluster numbers")
-    if len(np.unique(labels)) < 2:
-        raise DataError(
-            f"{count} examples in {len(np.unique(labels))} cluster have no spread to "
-            "estimate; score at least two clusters"
-        )
-    return np.asarray(values, dtype=float), np.unique(labels, return_inverse=True)[1]
+def _wilson(x_SN: Array, spread: Spread) -> Interval:
+    share, examples = float(x_SN.mean()), float(x_SN.shape[1])
+    if spread.variance > 0:
+        examples = min(examples, share * (1 - share) / spread.variance)
+    q = spread.quantile**2 / examples
+    middle = (share + q / 2) / (1 + q)
+    half = math.sqrt(q * share * (1 - share) + q**2 / 4) / (1 + q)
+    # Rounding must not put an end on the wrong side of the mean.
+    return Interval(share, min(share, middle - half), max(share, middle + half))

@@ -104,7 +104,8 @@ def test_intervals_are_over_contexts() -> None:
     said = [VERDICTS[v == "first"] for v in RIGHT[:4]] + RIGHT[4:]
     (figures,) = judge_consistency(ASKED, {"own": said}, "own").values()
     assert figures.accuracy.mean == pytest.approx(2 / 3)
-    assert (figures.accuracy.low, figures.accuracy.high) == (0.0, 1.0)
+    # Twelve independent samples would leave it within 0.39 and 0.87.
+    assert figures.accuracy.low < 0.05 and figures.accuracy.high > 0.98
 
 
 def test_what_cannot_be_compared_is_named() -> None:

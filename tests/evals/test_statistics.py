@@ -33,7 +33,42 @@ def test_clusters_widen_the_interval() -> None:
 
 def test_a_share_stays_within_its_range() -> None:
     found = mean_interval([1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
-    assert found.low == 0.0 < found.mean < found.high < 1.0
+    assert 0.0 < found.low < found.mean < found.high < 1.0
+
+
+@pytest.mark.parametrize(("right", "low", "high"), [(0, 0.0, 0.088), (40, 0.912, 1.0)])
+def test_scores_that_all_agree_prove_no_certainty(
+    right: int, low: float, high: float
+) -> None:
+    found = mean_interval([float(i < right) for i in range(40)])
+    # Wilson's interval with 40 examples at 1.96; a t quantile is a little wider.
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.01)
+    assert found.low <= found.mean <= found.high
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.95])
+@pytest.mark.parametrize("clusters", [12, 60])
+def test_the_interval_of_a_share_covers_it_as_often_as_it_says(
+    share: float, clusters: int
+) -> None:
+    rng = np.random.default_rng(2)
+    # Questions over one context succeed and fail together, to a degree.
+    shape = 4.0
+    covered = 0
+    for _ in range(400):
+        hard = rng.beta(shape * share, shape * (1 - share), clusters).repeat(8)
+        values = (rng.random(8 * clusters) < hard).astype(float).tolist()
+        found = mean_interval(values, [i // 8 for i in range(8 * clusters)])
+        covered += found.low <= share <= found.high
+    # Binomial(400, 0.93) is above 355 with probability above 0.99.
+    assert covered >= 355
+
+
+def test_pairs_that_all_agree_prove_no_equality() -> None:
+    same = [1.0, 0.0] * 20
+    interval = paired_difference(same, same)
+    assert interval.mean == 0.0
+    assert interval.low == pytest.approx(-interval.high) and interval.high > 0.02
 
 
 def test_a_paired_difference_ignores_what_both_share() -> None:

@@ -20,7 +20,7 @@ from prefillshare.errors import PrefillShareError
 from prefillshare.evals.answers import mark_figures
 from prefillshare.evals.noninferiority import non_inferiority
 from prefillshare.evals.runner import DISTANCES, Scores
-from prefillshare.evals.statistics import crossed_interval
+from prefillshare.evals.statistics import crossed_interval, score_interval
 from prefillshare.tasks.base import commonest_share
 from prefillshare.training.settings import build_task
 
@@ -152,9 +152,7 @@ def _figures(by_seed: Mapping[int, Scores]) -> dict[str, Any]:
     per_seed = [sum(each.exact) / len(each.exact) for each in scores]
     return {
         "nll": vars(crossed_interval([each.nll for each in scores], clusters)),
-        "exact_match": vars(
-            crossed_interval([each.exact for each in scores], clusters).within(0, 1)
-        ),
+        "exact_match": vars(score_interval([each.exact for each in scores], clusters)),
         "exact_match_by_seed": per_seed,
         "examples": len(clusters),
         "seeds": list(by_seed),
