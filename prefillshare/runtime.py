@@ -46,14 +46,23 @@ def environment() -> dict[str, object]:
 
 
 def _commit() -> str | None:
-    """The checkout's commit, `-dirty` after it if files differ; None outside of one."""
+    """The checkout's commit, `-dirty` after it if files differ; None outside of one.
+
+    Files in docs do not count: benchmarks write their pages there.
+    """
     if not (_ROOT / ".git").exists():
         return None
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        done = subprocess.run(
-            command, cwd=_ROOT, capture_output=True, text=True, check=True, timeout=10
-        )
+        commit = _git("rev-parse", "HEAD")
+        changed = _git("diff", "--name-only", "HEAD", "--", ".", ":!docs")
     except (OSError, subprocess.SubprocessError):
         return None
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(*command: str) -> str:
+    done = subprocess.run(
+        ["git", *command],
+        cwd=_ROOT, capture_output=True, text=True, check=True, timeout=10,
+    )  # fmt: skip
     return done.stdout.strip()

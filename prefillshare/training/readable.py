@@ -74,7 +74,9 @@ class PrefillExperiment:
 
     @property
     def unsplittable(self) -> str | None:
-        """A joint loss belongs to two models."""
+        """Examples one by one need whole models; a joint loss belongs to two."""
+        if needs_one_by_one(self.workshop.base.config):
+            return f"{self.settings.model} has recurrent layers"
         return "`mode: joint` is set" if self._readers else None
 
     def identity(self) -> dict[str, Any]:

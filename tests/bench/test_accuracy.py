@@ -117,6 +117,12 @@ def test_every_system_and_reading_is_scored_over_seeds(
     # Several if the checkout changed meanwhile.
     assert sum(len(made["runs"]) for made in results["made"]) == 8
     assert results["made"][0]["made"][0]["cpu_count"] == os.cpu_count()
+    (tuned, *_) = [
+        entry["made"][0]["module"]
+        for entry in results["made"]
+        if "on_tuned, seed 0" in entry["runs"]
+    ]
+    assert tuned["cpu_count"] == os.cpu_count()
     assert "own, seed 1" in page
     assert "another precision or processor are not to be compared" in page
     assert len(results["compare"]) == 2 and "These are 2 tests at 5 % each" in page

@@ -39,6 +39,7 @@ def test_tasks_and_modules_are_told_with_their_sizes() -> None:
     assert f"{module}{case.format(2)})" in text
     assert "- `on_tuned`: prefill module `tuned`" in text
     assert "- `cached`: as all" in text
+    assert "and each has prefill modules of its own" in text
     without = settings_of(
         Path("model"), Path("runs"), modules={}, systems={"cached": {}}, compare=[]
     )
@@ -55,6 +56,24 @@ def test_a_page_of_several_processors_warns(processors: list[str]) -> None:
     assert "- own, seed 0: commit a, torch 2, 2 cores of Zen\n" in text
     warns = "More than one processor made these runs (Zen, Xeon)" in text
     assert warns == (len(set(processors)) > 1)
+
+
+@pytest.mark.parametrize(("commits", "warned"), [("aa", False), ("ab", True)])
+def test_a_page_of_several_versions_of_the_code_warns(
+    commits: str, warned: bool
+) -> None:
+    entries = [
+        {"runs": [f"own, seed {i}"], "made": [{**HERE, "commit": commit}]}
+        for i, commit in enumerate(commits)
+    ]
+    assert ("More than one version of the code" in "\n".join(made(entries))) == warned
+
+
+def test_a_run_on_a_tuned_module_says_where_that_was_made() -> None:
+    entry = {"runs": ["tuned, seed 0"], "made": [{**HERE, "module": HERE}]}
+    place = "commit a, torch 2, 2 cores of Zen"
+    line = f"- tuned, seed 0: {place} (on a module made by {place})\n"
+    assert line in "\n".join(made([entry]))
 
 
 @pytest.mark.parametrize("tests", [0, 1, 2, 3])

@@ -10,6 +10,7 @@ import pytest
 from filelock import FileLock
 
 from prefillshare.bench.accuracy.experiment import _curves, run_accuracy
+from prefillshare.bench.accuracy.page import _curve
 from prefillshare.bench.accuracy.plan import plans_of
 from prefillshare.bench.accuracy.run import Run
 from prefillshare.errors import CheckpointError, PrefillShareError
@@ -147,11 +148,39 @@ def test_a_test_that_was_added_later_has_the_curve_of_those_that_know_it() -> No
     for run, tests in ((early, ["old"]), (late, ["old", "new"])):
         for test in tests:
             run.note(10, "cached", test, scores)
+    late.note(20, "cached", "new", scores)
     curves = _curves(settings, {"cached": {0: early, 1: late}})
-    assert {test: len(found["cached"]) for test, found in curves.items()} == {
-        "old": 1,
-        "new": 1,
+    found = {
+        test: [(point["step"], point["seeds"]) for point in curve["cached"]]
+        for test, curve in curves.items()
     }
+    assert found == {"old": [(10, [0, 1])], "new": [(10, [1]), (20, [1])]}
+
+
+def test_a_point_that_not_all_seeds_have_names_those_that_do() -> None:
+    points = [
+        {"step": step, "exact_match": 0.5, "nll": 1.0, "seeds": seeds}
+        for step, seeds in ((10, [0]), (20, [0, 1]))
+    ]
+    row = _curve("test", {"cached": points}).splitlines()[-1]
+    assert row == "| cached | 50% (1.000), seed 0 | 50% (1.000) |"
+
+
+def test_without_making_the_page_says_what_is_missing(
+    tiny_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    systems = {"own": {"train": {"prefill": "own"}}, "on_tuned": TUNED}
+    settings = settings_of(tiny_directory, tmp_path, systems=systems, compare=[])
+    run_accuracy(
+        settings.model_copy(update={"only": ["own"], "seeds": [0]}), tiny_directory
+    )
+    monkeypatch.setattr("prefillshare.bench.accuracy.runs._make", None)
+    monkeypatch.setattr("prefillshare.bench.accuracy.general.general_figures", None)
+    shutil.rmtree(tmp_path / "modules", ignore_errors=True)
+    idle = settings.model_copy(update={"make": False})
+    results = run_accuracy(idle, tiny_directory)
+    assert list(results["systems"]) == ["own"] and results["modules"] == {}
+    assert results["missing"] == ["on_tuned, seed 0", "own, seed 1", "on_tuned, seed 1"]
 
 
 def test_a_key_says_what_was_chosen() -> None:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from prefillshare.cli import main
+from prefillshare.models.tiny import save_tiny_model
 from tests.training.sharded import trainer_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -152,14 +153,20 @@ def test_fsdp2_ends_where_one_process_with_whole_models_does(
         name: run(tiny_directory, tmp_path / name, **changes)
         for name, changes in EQUAL.items()
     }
+    hybrid = save_tiny_model(
+        tmp_path / "hybrid", architecture="lfm2", dtype=torch.float64
+    )
     refused: list[Run] = [
         {"task": SHIPPING, "prefill": "recompute", "recompute": [0, 1]},
         {"tasks": [REFUND, LOCATE], "mode": "joint"},
         {"task": SHIPPING, "compile": True},
+        {"model": str(hybrid), "task": SHIPPING},
+        {"model": str(hybrid), "tasks": [REFUND, LOCATE], "mode": "mixture"},
     ]
     runs = cut_and_whole(tiny_directory, tmp_path)
     runs += [{"settings": settings} for settings in equal.values()]
-    runs += [{"settings": run(tiny_directory, tmp_path / "no", **r)} for r in refused]
+    usual = run(tiny_directory, tmp_path / "no")
+    runs += [{"settings": {**usual, **changes}} for changes in refused]
     results = launch(configured("fsdp2.yaml"), runs, tmp_path)
     assert_cut_makes_no_difference(results[:3], tmp_path)
     for settings, result in zip(equal.values(), results[3:], strict=False):
@@ -171,6 +178,8 @@ def test_fsdp2_ends_where_one_process_with_whole_models_does(
         "ConfigError: `prefill: recompute` is set",
         "ConfigError: `mode: joint` is set",
         "ConfigError: `compile` does not go with FSDP",
+        f"ConfigError: {hybrid} has recurrent layers",
+        f"ConfigError: {hybrid} has recurrent layers",
     ]
 
 

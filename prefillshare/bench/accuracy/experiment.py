@@ -33,8 +33,8 @@ Finals = Mapping[str, Mapping[str, Mapping[int, Scores]]]
 def run_accuracy(settings: AccuracySettings, model: Path) -> dict[str, Any]:
     """Train and score what is not there yet; returns the figures of all there is.
 
-    Systems that `settings.only` leaves out and nobody has made yet are listed under
-    `missing`; a system counts with the seeds that it has.
+    Systems that `settings.only` or `make` leaves out and nobody has made yet are listed
+    under `missing`; a system counts with the seeds that it has.
 
     Raises:
         PrefillShareError: there is no run at all.
@@ -86,7 +86,8 @@ def results_of(
     finals = finals_of(settings, runs)
     if not finals:
         raise PrefillShareError(
-            f"{settings.output} holds no finished run; run without `only` first"
+            f"{settings.output} holds no finished run; run without `only` and `make` "
+            "first"
         )
     return {
         "systems": {
@@ -190,33 +191,34 @@ def _together(tables: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
 def _curves(
     settings: AccuracySettings, runs: Runs
 ) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """By test and reading: every point's mean over seeds, with the range."""
+    """By test and reading: every point's mean over its seeds, with the range."""
     curves: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for reading, system, _ in settings.readings():
-        made = list(runs[system].values())
-        for test in {t: 0 for run in made for t in run.curve.get(reading, {})}:
-            # A test that was added later has no curve of earlier runs.
-            seeds = [
-                {point["step"]: point for point in run.curve[reading][test]}
-                for run in made
-                if test in run.curve.get(reading, {})
-            ]
-            # Runs that were scored at other steps have only some in common.
-            steps = sorted(set.intersection(*map(set, seeds)))
+        # By test and step; runs may have been scored at other steps, and a test that
+        # was added later has no curve of earlier runs.
+        points: dict[str, dict[float, dict[int, Mapping[str, float]]]] = {}
+        for seed, run in runs[system].items():
+            for test, curve in run.curve.get(reading, {}).items():
+                for point in curve:
+                    here = points.setdefault(test, {}).setdefault(point["step"], {})
+                    here[seed] = point
+        for test, by_step in points.items():
             curves.setdefault(test, {})[reading] = [
-                _point([points[step] for points in seeds]) for step in steps
+                _point(by_step[step]) for step in sorted(by_step)
             ]
     return curves
 
 
-def _point(seeds: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    exact = [point["exact_match"] for point in seeds]
+def _point(by_seed: Mapping[int, Mapping[str, float]]) -> dict[str, Any]:
+    points = list(by_seed.values())
+    exact = [point["exact_match"] for point in points]
     return {
-        "step": seeds[0]["step"],
-        "nll": statistics.fmean(point["nll"] for point in seeds),
+        "step": points[0]["step"],
+        "nll": statistics.fmean(point["nll"] for point in points),
         "exact_match": statistics.fmean(exact),
         "lowest": min(exact),
         "highest": max(exact),
+        "seeds": list(by_seed),
     }
 
 

@@ -24,27 +24,31 @@ from prefillshare.training.settings import build_task
 def module_costs(settings: AccuracySettings, model: Path) -> dict[str, Any]:
     """The general tests of the base and of every module that is there, by name.
 
-    Each is scored once and kept.
+    Each is scored once and kept; nothing is scored now without `settings.make`.
     """
     if settings.general is None:
         return {}
     folder = settings.scores or settings.output / "modules"
     base = ModelId.from_directory(model).digest
-    found = {"base": _kept(settings.general, model, base, folder / "general-base.json")}
+    general, make = settings.general, settings.make
+    path = folder / "general-base.json"
+    found = {"base": _kept(general, model if make else None, base, path)}
     for name in settings.modules:
         for seed in settings.seeds:
             tuning = settings.module_training(name, seed, model)
             path = folder / f"general-{name}-seed{seed}.json"
             key = tuning_key(tuning, base)
-            figures = _kept(settings.general, module_directory(tuning), key, path)
+            directory = module_directory(tuning)
+            there = directory if make and directory.exists() else None
+            figures = _kept(general, there, key, path)
             found[f"{name}, seed {seed}"] = figures
     return {name: figures for name, figures in found.items() if figures is not None}
 
 
 def _kept(
-    general: GeneralTests, directory: Path, key: str, path: Path
+    general: GeneralTests, directory: Path | None, key: str, path: Path
 ) -> dict[str, Any] | None:
-    """The figures at `path`, made now if need be; None where there is no module."""
+    """The figures at `path`, made now of the model in `directory` if need be."""
     asked = {
         "model": key,
         "texts": [file_digest(text) for text in general.texts],
@@ -56,7 +60,7 @@ def _kept(
         kept: dict[str, Any] = json.loads(path.read_text())
         if kept["asked"] == asked:
             return kept["figures"]  # type: ignore[no-any-return]
-    if not directory.exists():
+    if directory is None:
         return None
     figures = general_figures(general, directory)
     kept = {"asked": asked, "figures": figures}

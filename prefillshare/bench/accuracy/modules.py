@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from prefillshare.bench.accuracy.locks import alone
 from prefillshare.errors import PrefillShareError
 from prefillshare.files import replace_text
 from prefillshare.report import progress
+from prefillshare.runtime import environment
 from prefillshare.training.keys import chosen, digest
 from prefillshare.training.readable import prefill_trainer
 from prefillshare.training.settings import FREE_SETTINGS, PrefillSettings
@@ -36,11 +38,17 @@ def tune(tuning: PrefillSettings, base: str, title: str) -> None:
     if module_directory(tuning).exists():
         return
     with alone(tuning.output):
-        key = {"key": tuning_key(tuning, base)}
-        replace_text(_made_by(tuning), json.dumps(key))
+        made_by = {"key": tuning_key(tuning, base), "made": environment()}
+        replace_text(_made_by(tuning), json.dumps(made_by))
         trainer = prefill_trainer(tuning)
         with progress(title, trainer.settings.steps) as tick:
             trainer.run(lambda entry: tick(f"loss {entry.loss:.3f}"))
+
+
+def provenance(tuning: PrefillSettings) -> dict[str, Any] | None:
+    """Where and with what the module was made, if that was kept."""
+    made: dict[str, Any] | None = json.loads(_made_by(tuning).read_text()).get("made")
+    return made
 
 
 def require_made_by(tuning: PrefillSettings, base: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from prefillshare.bench.accuracy.setup import made, missing, setup
@@ -45,8 +45,9 @@ def accuracy_page(
 
 
 _CURVES = (
-    "Exact match (NLL), means over seeds, on the first test units. Nothing was chosen "
-    "by these: the figures above are those of the last step.\n"
+    "Exact match (NLL), means over seeds, on the first test units; where not all of a "
+    "system's seeds were scored at a step, those that were are named. Nothing was "
+    "chosen by these: the figures above are those of the last step.\n"
 )
 
 
@@ -145,9 +146,17 @@ def _curve(test: str, curve: Mapping[str, Any]) -> str:
     steps = sorted({point["step"] for points in curve.values() for point in points})
     rows = []
     for system, points in curve.items():
-        cells = {p["step"]: f"{p['exact_match']:.0%} ({p['nll']:.3f})" for p in points}
+        seeds = {seed for point in points for seed in point["seeds"]}
+        cells = {point["step"]: _cell(point, seeds) for point in points}
         rows.append([system, *(cells.get(step, "–") for step in steps)])
     return table([test, *(f"step {step}" for step in steps)], rows)
+
+
+def _cell(point: Mapping[str, Any], seeds: Set[int]) -> str:
+    figures = f"{point['exact_match']:.0%} ({point['nll']:.3f})"
+    if set(point["seeds"]) == seeds:
+        return figures
+    return f"{figures}, seed {', '.join(map(str, point['seeds']))}"
 
 
 def _modules(modules: Mapping[str, Mapping[str, float]]) -> Iterator[str]:

@@ -79,8 +79,9 @@ class Plan:
 
     def is_ours(self, run: Run) -> bool:
         """Whether this process makes what is left of the run."""
-        only = self.settings.only
-        return bool(self.left(run)) and (not only or self.system in only)
+        settings = self.settings
+        here = settings.make and (not settings.only or self.system in settings.only)
+        return here and bool(self.left(run))
 
     def require_consistent(self) -> None:
         """Load what is there and leave it, lest training find out after hours.

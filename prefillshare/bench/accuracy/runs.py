@@ -12,7 +12,7 @@ import shutil
 from accelerate import Accelerator
 
 from prefillshare.bench.accuracy.locks import alone
-from prefillshare.bench.accuracy.modules import tune
+from prefillshare.bench.accuracy.modules import provenance, tune
 from prefillshare.bench.accuracy.plan import Plan
 from prefillshare.bench.accuracy.run import Run
 from prefillshare.bench.accuracy.scoring import Scorer, cells
@@ -26,7 +26,7 @@ from prefillshare.training.workshop import Workshop
 def run_system(plan: Plan) -> Run | None:
     """The planned run: as it was kept, or made now.
 
-    Returns None if it is not finished and `only` leaves it to another process.
+    Returns None if it is not finished and not this process's to make (`only`, `make`).
     """
     run = plan.load()
     left = plan.left(run)
@@ -61,7 +61,8 @@ def _make(plan: Plan, run: Run) -> Run:
 
 def _train(plan: Plan, run: Run) -> None:
     settings, system, training = plan.settings, plan.system, plan.training
-    run.started(environment())
+    module = None if plan.tuning is None else provenance(plan.tuning)
+    run.started(environment() | ({"module": module} if module else {}))
     experiment, trainer = decoder_run(training)
     scorer = Scorer(settings, experiment.workshop)
     with progress(f"{system}, seed {training.seed}", trainer.settings.steps) as tick:

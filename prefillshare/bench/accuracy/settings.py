@@ -90,6 +90,8 @@ class AccuracySettings(Config):
             cannot be served are left out.
         max_tokens: of a generated answer.
         only: the systems that this process trains; by default all.
+        make: whether to make what is not there yet; without, the page of what is
+            there says what is missing.
     """
 
     title: str
@@ -111,6 +113,7 @@ class AccuracySettings(Config):
     generate: int | None = Field(None, ge=1)
     max_tokens: int = Field(256, ge=1)
     only: list[str] = []
+    make: bool = True
 
     @field_validator("modules", mode="before")
     @classmethod

@@ -15,9 +15,10 @@ _TASKS: TypeAdapter[TaskSettings] = TypeAdapter(TaskSettings)
 def setup(config: Mapping[str, Any]) -> Iterator[str]:
     """Seeds, systems, modules and tasks, each with its settings."""
     seeds = ", ".join(map(str, config["seeds"]))
+    tuned = ", and each has prefill modules of its own" if config["modules"] else ""
     yield (
         f"Seeds {seeds}: they draw the order of the data and the adapters, the same "
-        f"for every system. All systems: {_keys(config['decoder'])}.\n"
+        f"for every system{tuned}. All systems: {_keys(config['decoder'])}.\n"
     )
     yield _listed(
         f"`{name}`: {_system(system)}" for name, system in config["systems"].items()
@@ -55,6 +56,11 @@ def made(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             f"**More than one processor made these runs ({', '.join(processors)}): "
             "what differs between them may be the processor's doing.**\n"
         )
+    if len({str(place.get("commit")) for place in places}) > 1:
+        yield (
+            "**More than one version of the code made these runs: see the log for what "
+            "changed between them, such as the precision of attention.**\n"
+        )
 
 
 def described(task: Mapping[str, Any]) -> str:
@@ -87,10 +93,12 @@ def _keys(settings: Mapping[str, Any]) -> str:
 
 
 def _where(environment: Mapping[str, Any]) -> str:
-    return (
+    place = (
         f"commit {environment.get('commit')}, torch {environment.get('torch')}, "
         f"{environment.get('cpu_count')} cores of {environment.get('cpu')}"
     )
+    module = environment.get("module")
+    return f"{place} (on a module made by {_where(module)})" if module else place
 
 
 def _listed(lines: Iterator[str]) -> str:
