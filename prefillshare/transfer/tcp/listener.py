@@ -136,13 +136,13 @@ class Listener:
             return True
 
     def _meet(self, sock: socket.socket) -> None:
-        kept = False
+        kept, deadline = False, time.monotonic() + self._settings.handshake_seconds
         try:
             with dial.within(self._timer, sock, self._settings.handshake_seconds):
-                kept = self._greet(sock)
+                kept = self._greet(sock, deadline)
         except (OSError, TransferError) as error:
             _log.warning("a peer was turned away: %s", error)
-            _farewell(sock)
+            _farewell(sock, min(deadline, time.monotonic() + _FAREWELL_SECONDS))
         except (RuntimeError, MemoryError) as error:
             _log.warning("no thread or memory to meet a peer: %s", error)
         finally:
@@ -152,8 +152,7 @@ class Listener:
                     sock.close()
             self._strangers.release()
 
-    def _greet(self, sock: socket.socket) -> bool:
-        deadline = time.monotonic() + self._settings.handshake_seconds
+    def _greet(self, sock: socket.socket, deadline: float) -> bool:
         sock.settimeout(self._settings.handshake_seconds)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         first = sock.recv(1, socket.MSG_PEEK)
@@ -223,10 +222,15 @@ class Listener:
         return True
 
 
-def _farewell(sock: socket.socket) -> None:
-    """Let the peer read why, before a reset throws it away."""
+def _farewell(sock: socket.socket, deadline: float) -> None:
+    """Let the peer read why, before a reset throws it away.
+
+    A peer that goes on sending is heard until the deadline, whatever it sends: its
+    place is another's then.
+    """
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_WR)
-        sock.settimeout(_FAREWELL_SECONDS)
-        while sock.recv(4096):
-            pass
+        while (left := deadline - time.monotonic()) > 0:
+            sock.settimeout(left)
+            if not sock.recv(4096):
+                return

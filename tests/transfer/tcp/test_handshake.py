@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from prefillshare.errors import (
     TransferRefused,
 )
 from prefillshare.transfer.base import ID_BYTES
-from prefillshare.transfer.tcp import dial, frames
+from prefillshare.transfer.tcp import dial, frames, listener
 from prefillshare.transfer.tcp.engine import TcpEngine
 from prefillshare.transfer.tcp.sockets import format_address, parse_address
 from tests.transfer.networked import security
@@ -106,6 +108,41 @@ def test_strangers_that_say_nothing_do_not_keep_peers_out(greeting: bytes) -> No
         for sock in strangers:
             sock.sendall(greeting)
         assert mover.connect(lender.address).peer == lender.engine_id
+        for sock in strangers:
+            sock.close()
+
+
+@contextmanager
+def dripping(socks: list[socket.socket]) -> Iterator[None]:
+    """A byte after the other on each, until the block is over."""
+    over = threading.Event()
+
+    def drip() -> None:
+        while not over.wait(0.02):
+            for sock in socks:
+                with suppress(OSError):
+                    sock.sendall(b"x")
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_strangers_that_are_turned_away_and_go_on_do_not_keep_peers_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listener, "_STRANGERS", 3)
+    with engine(None, QUICK) as lender, engine(None) as mover:
+        where = parse_address(lender.address)
+        strangers = [socket.create_connection(where) for _ in range(6)]
+        for sock in strangers:
+            sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        with dripping(strangers):
+            assert mover.connect(lender.address).peer == lender.engine_id
         for sock in strangers:
             sock.close()
 
