@@ -133,6 +133,36 @@ def test_it_is_fed_while_it_runs(pair: Pair, access: str) -> None:
     assert pair.ends.one().bytes == 30_000
 
 
+@pytest.mark.parametrize("access", ["read", "write"])
+def test_threads_feed_one_transfer_together(pair: Pair, access: str) -> None:
+    count, size, rounds = 6, 3000, 12
+    data, other = noise(count * rounds * size, 1), noise(count * rounds * size, 2)
+    region, near = pair.make(data), pair.near(other)
+    whole = [[0, len(data)]]
+    if access == "read":
+        transfer = pair.link.read(pair.grant(region, whole), near, timeout=SECONDS)
+    else:
+        grant = pair.grant(region, whole, "write")
+        transfer = pair.link.write(grant, near, timeout=SECONDS)
+    begin = threading.Barrier(count)
+
+    def feed(share: int) -> None:
+        begin.wait(SECONDS)
+        for turn in range(rounds):
+            first = (turn * count + share) * size
+            transfer.add(rows((first, first, size)))
+
+    threads = [threading.Thread(target=feed, args=(each,)) for each in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    transfer.finish()
+    assert transfer.wait(SECONDS).bytes == len(data)
+    assert (pair.held(region) == (data if access == "read" else other)).all()
+    assert (pair.held(region) == np.frombuffer(near.memory, np.uint8)).all()
+
+
 def test_a_transfer_of_nothing_is_a_mistake(pair: Pair) -> None:
     grant = pair.grant(pair.make(noise(10)), [[0, 10]])
     transfer = pair.link.read(grant, pair.target(10)[1], timeout=SECONDS)

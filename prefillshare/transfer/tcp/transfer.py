@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Iterator
 
 from prefillshare.errors import TransferClosed, TransferError, TransferTimeout
@@ -44,6 +45,8 @@ class TcpTransfer(Pending):
         guard = guard_of(self.sealed, self._key, from_lender=not writing)
         self.end: End = kind(number, region.memory, slice_bytes, guard, self._over)
         self._covered = Covered()
+        # What is added is cut into slices in the order in which the peer is told of it.
+        self._feeding = threading.Lock()
         self._timeout = timeout
         self._due: Due | None = None
 
@@ -93,7 +96,11 @@ class TcpTransfer(Pending):
         self.feed(*split(batch, self.region, self._grant))
 
     def feed(self, local: Ranges, remote: Ranges) -> None:
-        """Add checked ranges."""
+        """Add checked ranges; raises as `Transfer.add`."""
+        with self._feeding:
+            self._feed(local, remote)
+
+    def _feed(self, local: Ranges, remote: Ranges) -> None:
         number = self.end.number
         if self.end.ended:
             raise self.end.failure or TransferClosed("the transfer is over")
@@ -115,6 +122,10 @@ class TcpTransfer(Pending):
 
     def finish(self) -> None:
         """See `Transfer.finish`."""
+        with self._feeding:
+            self._finish()
+
+    def _finish(self) -> None:
         if self.end.finished:
             return
         total = self.end.pieces.size
