@@ -1,9 +1,9 @@
 """The other side of the training benchmark: TRL's SFTTrainer.
 
 It gets what suits it on a CPU: examples of equal length, so that nothing is padded
-and packing, whose padding-free attention needs a GPU kernel, would gain nothing; no
-gradient checkpointing; torch's causal attention without a mask; its fused language
-model head, which projects response tokens only. Loss on completions only.
+and packing, whose padding-free attention needs a GPU kernel, would gain nothing;
+torch's causal attention without a mask; its fused language model head, which projects
+response tokens only. Loss on completions only.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _arguments(work: Work, folder: Path) -> SFTConfig:
         weight_decay=0.0,
         max_grad_norm=1.0,
         bf16=False,
-        gradient_checkpointing=False,
+        gradient_checkpointing=work.trainer == "trl_checkpointed",
         completion_only_loss=True,
         max_length=None,
         train_sampling_strategy="sequential",

@@ -34,7 +34,9 @@ from prefillshare.training.settings import (
 )
 from prefillshare.training.trainer import Trainer
 
-TrainerName = Literal["prefillshare", "trl"]
+# The cached path, the same trainer with own prefill (which learns through its prompt as
+# TRL does), and TRL without and with gradient checkpointing.
+TrainerName = Literal["prefillshare", "prefillshare_own", "trl", "trl_checkpointed"]
 
 
 class RunShape(Config):
@@ -124,7 +126,7 @@ def measure(work: Work) -> Found:
     if work.run.threads is not None:
         torch.set_num_threads(work.run.threads)
     with tempfile.TemporaryDirectory(prefix="training-speed-") as folder:
-        if work.trainer == "prefillshare":
+        if work.trainer in ("prefillshare", "prefillshare_own"):
             return _prefillshare(work, Path(folder))
         from prefillshare.bench.training.peer import trl
 
@@ -154,6 +156,7 @@ def _settings(work: Work, folder: Path) -> TrainSettings:
     return TrainSettings(
         model=work.model,
         output=folder,
+        prefill="own" if work.trainer == "prefillshare_own" else "shared",
         # Only its name is used: the benchmark's own units take its units' place.
         task=CaseFiles(agent="shipping", contexts=1, records=3, questions=1),
         method=run.method,
