@@ -150,7 +150,10 @@ class LocalEngine(ABC):
         self.table.revoke(grant_id)
 
     def start(self, transfer: FedTransfer, move: Mover) -> None:
-        """Run `move` on a thread, and settle the transfer with how it ends."""
+        """Run `move` on a thread, and settle the transfer with how it ends.
+
+        Raises `TransferClosed`, and `TransferBroken` if there is no thread for it.
+        """
         thread = threading.Thread(
             target=self._run, args=(transfer, move), name="transfer", daemon=True
         )
@@ -160,8 +163,13 @@ class LocalEngine(ABC):
             for each, old in list(self._moving.items()):
                 if not old.is_alive():
                     del self._moving[each]
+            try:
+                thread.start()
+            except RuntimeError as error:
+                raise TransferBroken(
+                    f"no thread for a transfer ({error}); allow more"
+                ) from error
             self._moving[transfer] = thread
-            thread.start()
 
     def _run(self, transfer: FedTransfer, move: Mover) -> None:
         try:
@@ -224,6 +232,9 @@ class LocalLink(Beginning[FedTransfer]):
         Raises `TransferBroken` and `TransferIdentityError` as `Link.read`.
         """
 
+    def unused(self, move: Mover) -> None:
+        """Close what `mover` has opened for a transfer that does not start."""
+
     def make(
         self, region: Region, grant: Grant, timeout: float, note: bytes
     ) -> FedTransfer:
@@ -255,7 +266,12 @@ class LocalLink(Beginning[FedTransfer]):
         self.check(grant)
         move = self.mover(grant)
         self._mine = {each for each in self._mine if not each.done} | {transfer}
-        self.engine.start(transfer, move)
+        try:
+            self.engine.start(transfer, move)
+        except BaseException as error:
+            self.unused(move)
+            transfer.settle(error)
+            raise
         return transfer
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ from prefillshare.transfer.shm import ShmEngine
 
 Bytes = NDArray[np.uint8]
 SECONDS = 20.0
+# For transfers that something else must end, long before.
+LONG = 60.0
 # It outlives the tests, since regions of it may be held until pytest forgets them.
 ARENA = Arena(8 << 20)
 
@@ -120,6 +123,14 @@ def until(holds: Callable[[], bool]) -> None:
             return
         tick.wait(0.001)
     raise AssertionError("it did not come about")
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    """Fail if what ends the block may have been the time of a transfer, `LONG`."""
+    begin = time.monotonic()
+    yield
+    assert time.monotonic() - begin < LONG / 3
 
 
 def _of_memory(region: Region) -> Bytes:

@@ -26,23 +26,29 @@ def socket_address(address: str) -> str:
 
 def open_channel(address: str, timeout: float) -> tuple[Channel, str]:
     """Connect; the channel, and the id of the engine there. See `Engine.connect`."""
-    where = socket_address(address)
-    sock = socket.socket(socket.AF_UNIX)
-    try:
-        sock.settimeout(timeout)
-        sock.connect(where)
-        wire.check_peer(sock)
-    except OSError as error:
-        sock.close()
-        raise TransferBroken(f"{address}: nothing answers there: {error}") from error
-    except BaseException:
-        sock.close()
-        raise
-    channel = Channel(sock)
+    channel = _connected(socket_address(address), address, timeout)
     try:
         return channel, _greeted(channel, until(timeout, address), address)
     except BaseException:
         channel.close()
+        raise
+
+
+def _connected(where: str, address: str, timeout: float) -> Channel:
+    sock = None
+    try:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(timeout)
+        sock.connect(where)
+        wire.check_peer(sock)
+        return Channel(sock)
+    except BaseException as error:
+        if sock is not None:
+            sock.close()
+        if isinstance(error, OSError):
+            raise TransferBroken(
+                f"{address}: nothing answers there: {error}"
+            ) from error
         raise
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import secrets
 import socket
@@ -20,6 +21,9 @@ from prefillshare.transfer.shm.connect import open_channel, socket_address
 from prefillshare.transfer.shm.lender import Lender
 from prefillshare.transfer.shm.link import ShmLink
 from prefillshare.transfer.shm.wire import Channel
+
+_log = logging.getLogger(__name__)
+_SHORT_SECONDS = 0.05
 
 
 class ShmEngine(LocalEngine):
@@ -50,6 +54,7 @@ class ShmEngine(LocalEngine):
         self._socket = _listen(self._where, self._address)
         super().__init__(clock)
         self._served: dict[threading.Thread, Lender] = {}
+        self._ending = threading.Event()
         self._acceptor = threading.Thread(
             target=self._accept, name="shm-accept", daemon=True
         )
@@ -86,6 +91,7 @@ class ShmEngine(LocalEngine):
         with self._lock:
             first, self._closed = not self._closed, True
         if first:
+            self._ending.set()
             # Wakes the thread that accepts, which then closes the socket.
             self._socket.shutdown(socket.SHUT_RDWR)
         super().close()
@@ -99,12 +105,20 @@ class ShmEngine(LocalEngine):
                 thread.join(max(0.0, until - time.monotonic()))
 
     def _accept(self) -> None:
-        while True:
+        while not self._ending.is_set():
             try:
                 sock, _ = self._socket.accept()
-            except OSError:
-                break
-            self._serve(sock)
+            except (OSError, MemoryError) as error:
+                # Descriptors may be used up for a while: do not spin on that.
+                if not self._ending.wait(_SHORT_SECONDS):
+                    _log.warning("accept failed: %s", error)
+                continue
+            try:
+                self._serve(sock)
+            except (OSError, RuntimeError, MemoryError) as error:
+                sock.close()
+                _log.warning("nothing left to serve a peer with: %s", error)
+                self._ending.wait(_SHORT_SECONDS)
         self._socket.close()
         if self._where[0] == "/":
             with contextlib.suppress(FileNotFoundError):
@@ -121,15 +135,23 @@ class ShmEngine(LocalEngine):
                 channel.close()
 
         thread = threading.Thread(target=run, name="shm-lend", daemon=True)
+        began = False
+        try:
+            began = self._begin(thread, lender)
+        finally:
+            if not began:
+                channel.close()
+
+    def _begin(self, thread: threading.Thread, lender: Lender) -> bool:
         with self._lock:
             if self._closed:
-                channel.close()
-                return
+                return False
+            thread.start()
             gone = [each for each in self._served if not each.is_alive()]
             for each in gone:
                 del self._served[each]
             self._served[thread] = lender
-            thread.start()
+            return True
 
 
 def _listen(where: str, address: str) -> socket.socket:

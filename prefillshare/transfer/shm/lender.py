@@ -54,6 +54,9 @@ class Lender:
             self._answer()
         except TransferError as error:
             self._last_words(error)
+        except (OSError, MemoryError) as error:
+            text = f"the lender has nothing left to lend with: {error or 'no memory'}"
+            self._last_words(TransferBroken(text))
 
     def _answer(self) -> None:
         channel, check = self._channel, self._check

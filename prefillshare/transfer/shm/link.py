@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -76,17 +77,12 @@ class ShmLink(LocalLink):
 
     def mover(self, grant: Grant) -> Mover:
         """See `LocalLink.mover`."""
-        channel = self._channel(grant, 10.0)
+        return _Way(self._channel(grant, 10.0))
 
-        def move(transfer: FedTransfer) -> None:
-            assert isinstance(transfer, ShmTransfer)
-            transfer.channel = channel
-            try:
-                _move(transfer, channel)
-            finally:
-                channel.close()
-
-        return move
+    def unused(self, move: Mover) -> None:
+        """See `LocalLink.unused`."""
+        assert isinstance(move, _Way)
+        move.channel.close()
 
     def map(self, grant: Grant, timeout: float = 10.0, note: bytes = b"") -> Mapping:
         """See the granted pieces without a copy; the grant is used up by that.
@@ -103,8 +99,10 @@ class ShmLink(LocalLink):
                 return Mapping(channel, reply, note)
             finally:
                 os.close(reply.descriptor)
-        except BaseException:
+        except BaseException as error:
             channel.close()
+            if isinstance(error, OSError):
+                raise TransferBroken(f"{self.address}: {error}") from error
             raise
 
     def _channel(self, grant: Grant, timeout: float) -> Channel:
@@ -115,6 +113,21 @@ class ShmLink(LocalLink):
             channel.close()
             raise
         return channel
+
+
+@dataclass(frozen=True)
+class _Way:
+    """Moves one transfer over a channel."""
+
+    channel: Channel
+
+    def __call__(self, transfer: FedTransfer) -> None:
+        assert isinstance(transfer, ShmTransfer)
+        transfer.channel = self.channel
+        try:
+            _move(transfer, self.channel)
+        finally:
+            self.channel.close()
 
 
 def _ask(

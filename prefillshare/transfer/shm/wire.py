@@ -179,9 +179,12 @@ class Channel:
         while not self.ready(select.POLLIN, check_left):
             check_left = check()
         try:
-            head, got, _, _ = socket.recv_fds(self.sock, REPLY.size, descriptors)
+            head, got, flags, _ = socket.recv_fds(self.sock, REPLY.size, descriptors)
         except OSError as error:
             raise TransferBroken(f"the peer is gone: {error}") from error
+        if descriptors and not got and flags & socket.MSG_CTRUNC:
+            # The kernel says so in no other way.
+            raise TransferBroken("no descriptor is left for what the peer lends")
         descriptor = got[0] if got else -1
         try:
             head += self.receive(REPLY.size - len(head), check)

@@ -20,8 +20,10 @@ import numpy as np
 
 from prefillshare.errors import PrefillShareError
 from prefillshare.transfer.agent.client import AgentEngine
+from prefillshare.transfer.arena import Arena
 from prefillshare.transfer.base import Access, Engine, Grant, Link, Transfer
 from prefillshare.transfer.secure.contexts import SecuritySettings
+from prefillshare.transfer.shm import ShmEngine
 from prefillshare.transfer.tcp.engine import TcpEngine
 from prefillshare.transfer.tcp.settings import TcpSettings
 from tests.transfer.pairs import SECONDS, Ends, noise, until
@@ -41,11 +43,19 @@ class Orders:
         self.ends = Ends()
         self.memory = memoryview(bytearray(1))
         self.files: list[int] = []
+        self.arena: Arena | None = None
+        self.used = 0
 
     def open(self, listen: str, settings: Facts, keys: Facts | None) -> str:
         """An engine over TCP; its address."""
         security = None if keys is None else SecuritySettings.model_validate(keys)
         self.engine = TcpEngine(listen, TcpSettings(**settings), security)
+        return self.engine.address
+
+    def share(self, address: str, arena_bytes: int) -> str:
+        """An engine over shared memory; its address."""
+        self.arena = Arena(arena_bytes)
+        self.engine = ShmEngine(self.arena, address)
         return self.engine.address
 
     def work(self, path: str) -> str:
@@ -58,6 +68,20 @@ class Orders:
         region = self.engine.register(self._memory(size, full=access == "read"))
         whole, self.ends = np.array([[0, size]]), Ends()
         return self.engine.grant(region, whole, access, self.ends).to_dict()
+
+    def again(self) -> Facts:
+        """Grant what was lent last once more."""
+        region = self.engine.register(self.memory)
+        whole, self.ends = np.array([[0, len(self.memory)]]), Ends()
+        return self.engine.grant(region, whole, "read", self.ends).to_dict()
+
+    def lend_pieces(self, count: int) -> Facts:
+        """Grant noise to read, every other byte of it."""
+        memory = self._memory(2 * count, full=True)
+        first = np.arange(0, 2 * count, 2)
+        pieces = np.column_stack([first, np.ones_like(first)])
+        self.ends, region = Ends(), self.engine.register(memory)
+        return self.engine.grant(region, pieces, "read", self.ends).to_dict()
 
     def lend_often(self, count: int, size: int) -> list[Facts]:
         """Grant the same noise again and again."""
@@ -147,6 +171,9 @@ class Orders:
     def _memory(self, size: int, *, full: bool) -> memoryview:
         if isinstance(self.engine, AgentEngine):
             self.memory = self.engine.allocate(size)
+        elif self.arena is not None:
+            self.memory = self.arena.view[self.used : self.used + size]
+            self.used += size
         else:
             self.memory = memoryview(bytearray(size))
         self.memory[:] = noise(size).tobytes() if full else bytes(size)
