@@ -197,6 +197,11 @@ class TrainSettings(RunSettings):
             raise ValueError(
                 "`path: one_pass` needs `method: lora` and `prefill: shared`"
             )
+        if self.path == "one_pass" and self.compile:
+            raise ValueError(
+                "torch.compile cannot trace the hooks of `path: one_pass`; set "
+                "`compile: false`, or `path: cached`, which trains the same"
+            )
         self._require_bridgeable()
         return self
 

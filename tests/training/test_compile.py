@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from prefillshare.errors import ConfigError
 from prefillshare.models.tiny import save_tiny_model
@@ -59,9 +60,18 @@ def require_compiler() -> None:
 # Of torch's own modules, which inductor imports.
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize(
+    ("backend", "way"),
+    [
+        ("inductor", {}),
+        ("aot_eager", {}),
+        ("aot_eager", {"prefill": "own"}),
+        ("aot_eager", {"method": "full"}),
+        ("aot_eager", {"gradient_checkpointing": True}),
+    ],
+)
 def test_a_compiled_run_ends_where_the_uncompiled_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str, way: dict[str, Any]
 ) -> None:
     """Twenty steps of SGD in fp64 on rows of different lengths."""
     if backend == "inductor":
@@ -71,16 +81,23 @@ def test_a_compiled_run_ends_where_the_uncompiled_does(
     torch._dynamo.utils.counters.clear()
     counts = torch._dynamo.utils.counters["stats"]
     model = save_tiny_model(tmp_path / "model", layers=1, dtype=torch.float64)
-    start = weights_of(run_settings(model, tmp_path / "start", steps=1))
-    expected = weights_of(run_settings(model, tmp_path / "plain"))
+    start = weights_of(run_settings(model, tmp_path / "start", steps=1, **way))
+    expected = weights_of(run_settings(model, tmp_path / "plain", **way))
     assert counts["unique_graphs"] == 0
     how = {"compile": True, "compile_backend": backend}
-    found = weights_of(run_settings(model, tmp_path / "compiled", **how))
-    assert counts["unique_graphs"] == 1, "one graph for rows of all lengths"
+    found = weights_of(run_settings(model, tmp_path / "compiled", **how, **way))
+    # What is checkpointed is traced again, as its backward pass.
+    graphs = 2 if "gradient_checkpointing" in way else 1
+    assert counts["unique_graphs"] == graphs, "the same for rows of all lengths"
     assert found.keys() == expected.keys()
     assert max((expected[n] - start[n]).abs().max().item() for n in expected) > 1e-3
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=BAND)
+
+
+def test_what_cannot_be_compiled_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="cannot trace the hooks of `path: one"):
+        run_settings(tmp_path, tmp_path, compile=True, path="one_pass")
 
 
 def test_an_unknown_backend_is_refused(tiny_directory: Path, tmp_path: Path) -> None:
