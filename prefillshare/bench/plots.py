@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,38 @@ def _bars(left: Axes, right: Axes, systems: Curves) -> None:
     right.set(xlabel="NLL, nats/token", yticks=[])
     for side in (left, right):
         side.invert_yaxis()  # in the order of the tables
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Bars from zero: by label the value, and the ends of its interval or range."""
+
+    title: str
+    unit: str
+    bars: Mapping[str, tuple[float, float, float]]
+
+
+def panels(grid: Sequence[Sequence[Panel]]) -> Figure:
+    """Rows of panels, as many in each."""
+    from matplotlib.figure import Figure
+
+    height = sum(1 + 0.3 * max(len(panel.bars) for panel in row) for row in grid)
+    figure = Figure(figsize=(9, height), layout="constrained")
+    drawn = figure.subplots(len(grid), len(grid[0]), squeeze=False)
+    for row, axes in zip(grid, drawn, strict=True):
+        for panel, side in zip(row, axes, strict=True):
+            _panel(side, panel)
+    return figure
+
+
+def _panel(side: Axes, panel: Panel) -> None:
+    values = [value for value, _, _ in panel.bars.values()]
+    below = [value - low for value, low, _ in panel.bars.values()]
+    above = [high - value for value, _, high in panel.bars.values()]
+    side.barh(list(panel.bars), values, xerr=[below, above])
+    side.set(xlabel=panel.unit, xlim=(0, None))
+    side.set_title(panel.title, loc="left", fontsize="small")
+    side.invert_yaxis()  # in the order of the tables
 
 
 def save(figure: Figure, path: Path) -> None:

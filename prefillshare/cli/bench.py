@@ -13,15 +13,18 @@ from prefillshare.bench.accuracy.page import accuracy_page
 from prefillshare.bench.accuracy.settings import AccuracySettings
 from prefillshare.bench.judge.experiment import JudgeSettings, run_judge
 from prefillshare.bench.judge.page import judge_page
+from prefillshare.bench.judge.plot import judge_plot
 from prefillshare.bench.plots import curves, require_matplotlib, save
 from prefillshare.bench.spine.experiment import run_spine
 from prefillshare.bench.spine.page import spine_page
+from prefillshare.bench.spine.plot import spine_plot
 from prefillshare.bench.spine.settings import SpineSettings
 from prefillshare.bench.training.experiment import (
     TrainingSpeedSettings,
     run_training_speed,
 )
 from prefillshare.bench.training.page import training_page
+from prefillshare.bench.training.plot import training_plot
 from prefillshare.bench.transfer.experiment import run_transfer
 from prefillshare.bench.transfer.page import transfer_page
 from prefillshare.bench.transfer.settings import TransferBenchSettings
@@ -56,10 +59,12 @@ class _Benchmark:
 
 
 _BENCHMARKS = {
-    "training": _Benchmark(TrainingSpeedSettings, run_training_speed, training_page),
+    "training": _Benchmark(
+        TrainingSpeedSettings, run_training_speed, training_page, training_plot
+    ),
     "transfer": _Benchmark(TransferBenchSettings, run_transfer, transfer_page),
-    "spine": _Benchmark(SpineSettings, run_spine, spine_page),
-    "judge": _Benchmark(JudgeSettings, run_judge, judge_page),
+    "spine": _Benchmark(SpineSettings, run_spine, spine_page, spine_plot),
+    "judge": _Benchmark(JudgeSettings, run_judge, judge_page, judge_plot),
     "accuracy": _Benchmark(
         AccuracySettings, run_accuracy, accuracy_page, lambda x: curves(x["curves"])
     ),

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import pytest
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from prefillshare.bench.judge.plot import judge_plot
 from prefillshare.bench.plots import curves
+from prefillshare.bench.spine.plot import spine_plot
+from prefillshare.bench.training.plot import training_plot
 
 
 def point(step: int, exact: float) -> dict[str, Any]:
@@ -32,3 +40,42 @@ def test_several_steps_are_drawn_as_lines() -> None:
     left, right = curves({"shipping": {"own": points, "late": points[1:]}}).axes
     assert [len(line.get_xdata()) for line in left.lines] == [2, 1]  # type: ignore[arg-type]
     assert len(right.lines) == 2 and not right.patches
+
+
+def _trl(results: Any) -> Any:
+    return next(row for row in results["rows"] if row["trainer"] == "trl")
+
+
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
+
+
+@pytest.mark.parametrize(
+    ("name", "plot", "label", "width"),
+    [
+        ("training", training_plot, "trl", lambda x: _trl(x)["tokens_per_second"]),
+        (
+            "judge",
+            judge_plot,
+            "own",
+            lambda x: 100 * x["systems"]["own"]["accuracy"]["mean"],
+        ),
+        (
+            "spine",
+            spine_plot,
+            "shared prefill",
+            lambda x: x["ttft_by_turn_seconds"]["shared"][0],
+        ),
+    ],
+)
+def test_published_figures_are_drawn_as_they_are(
+    name: str,
+    plot: Callable[[Any], Figure],
+    label: str,
+    width: Callable[[Any], float],
+) -> None:
+    results = json.loads((RESULTS / f"{name}.json").read_text())["results"]
+    axes = plot(results).axes[0]
+    labels = [each.get_text() for each in axes.get_yticklabels()]
+    bars = [each for each in axes.patches if isinstance(each, Rectangle)]
+    assert len(bars) == len(labels)
+    assert bars[labels.index(label)].get_width() == pytest.approx(width(results))
