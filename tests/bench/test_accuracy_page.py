@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from prefillshare.bench.accuracy.experiment import _verdict
 from prefillshare.bench.accuracy.page import _verdicts
 from prefillshare.bench.accuracy.setup import made, setup
+from prefillshare.evals.runner import Scores
 from tests.bench.test_accuracy import settings_of
 
 HERE = {"commit": "a", "torch": "2", "cpu_count": 2, "cpu": "Zen"}
@@ -74,6 +76,34 @@ def test_a_run_on_a_tuned_module_says_where_that_was_made() -> None:
     place = "commit a, torch 2, 2 cores of Zen"
     line = f"- tuned, seed 0: {place} (on a module made by {place})\n"
     assert line in "\n".join(made([entry]))
+
+
+def test_without_a_margin_differences_are_told_and_not_judged() -> None:
+    text = "\n".join(_verdicts([PAIR], None))
+    assert "| shipping | cached − own | -10.0 | -20.0 to +0.0 | 25.0% | 0 |" in text
+    assert "inferior" not in text and "ower" not in text
+
+
+@pytest.mark.parametrize(
+    ("right", "margin", "verdict"),
+    [
+        (0.0, 0.01, None),
+        (0.0, None, None),
+        (1.0, None, None),
+        (1.0, 0.6, "inconclusive"),
+    ],
+)
+def test_there_is_a_verdict_only_where_one_is_asked_for_and_somebody_is_right(
+    right: float, margin: float | None, verdict: str | None
+) -> None:
+    system, reference = (
+        Scores((1.0, 1.0), (exact, 0.0), (1, 1), (1, 1), (0, 1))
+        for exact in (right, 0.0)
+    )
+    row = _verdict([system], [reference], margin)
+    assert row["exact_match"]["verdict"] == verdict
+    shown = _verdicts([{**PAIR, **row}], 0.01)
+    assert ("nothing to judge |" in "\n".join(shown)) == (verdict is None)
 
 
 @pytest.mark.parametrize("tests", [0, 1, 2, 3])

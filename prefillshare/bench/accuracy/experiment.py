@@ -238,14 +238,20 @@ def _compare(settings: AccuracySettings, finals: Finals) -> list[dict[str, Any]]
 
 
 def _verdict(
-    system: Sequence[Scores], reference: Sequence[Scores], margin: float
+    system: Sequence[Scores], reference: Sequence[Scores], margin: float | None
 ) -> dict[str, Any]:
-    """Non-inferiority of exact match, and the difference of NLL."""
+    """Non-inferiority of exact match, and the difference of NLL.
+
+    There is no verdict without a margin, nor where neither is ever right.
+    """
     a, b = ([each.exact for each in scores] for scores in (system, reference))
     clusters = system[0].context
     nll = np.asarray([x.nll for x in system]) - np.asarray([x.nll for x in reference])
+    exact = dict(vars(non_inferiority(a, b, margin or 1.0, clusters)))
+    if margin is None or not (np.any(a) or np.any(b)):
+        exact |= {"margin": margin, "verdict": None, "power": None}
     return {
-        "exact_match": vars(non_inferiority(a, b, margin, clusters)),
+        "exact_match": exact,
         "discordance": float(np.mean(np.asarray(a) != np.asarray(b))),
         "nll": vars(crossed_interval(nll.tolist(), clusters)),
     }

@@ -104,8 +104,17 @@ def _ends(interval: Mapping[str, Any]) -> str:
     return "–" if low is None else f"{low:.1%} to {high:.1%}"
 
 
-def _verdicts(compare: Sequence[Mapping[str, Any]], margin: float) -> Iterator[str]:
+def _verdicts(
+    compare: Sequence[Mapping[str, Any]], margin: float | None
+) -> Iterator[str]:
     if not compare:
+        return
+    if margin is None:
+        yield "## Differences, paired\n"
+        columns = ["test", "system − reference", "points of exact match", "90 %"]
+        columns += ["discordance", "seeds", "NLL", "95 %"]
+        rows = [_verdict(row) for row in compare]
+        yield table(columns, ([*row[:4], row[5], *row[7:]] for row in rows))
         return
     yield f"## Non-inferior by {100 * margin:g} points of exact match?\n"
     columns = ["test", "system − reference", "points", "90 %", "verdict"]
@@ -115,7 +124,8 @@ def _verdicts(compare: Sequence[Mapping[str, Any]], margin: float) -> Iterator[s
         "Non-inferior: the lower end of the paired 90 % interval is above the margin "
         "(a one-sided test at 5 %). Discordance: the share of examples that one of the "
         "two gets right. Power: how likely this test finds a truly equal system "
-        "non-inferior, at the spread over seeds and units that was seen.\n"
+        "non-inferior, at the spread over seeds and units that was seen. Where neither "
+        "of the two is ever right there is nothing to judge.\n"
     )
     if len(compare) > 1:
         yield (
@@ -133,9 +143,9 @@ def _verdict(row: Mapping[str, Any]) -> list[str]:
         f"{row['system']} − {row['reference']}",
         f"{mean:+.1f}",
         f"{low:+.1f} to {high:+.1f}",
-        exact["verdict"],
+        exact["verdict"] or "nothing to judge",
         f"{row['discordance']:.1%}",
-        f"{exact['power']:.0%}",
+        "–" if exact["power"] is None else f"{exact['power']:.0%}",
         ", ".join(map(str, row["seeds"])),
         f"{nll['mean']:+.3f}",
         f"{nll['low']:+.3f} to {nll['high']:+.3f}",
