@@ -178,9 +178,12 @@ class AgentEngine:
             self._transfers[transfer.number] = transfer
         try:
             self.ask({"do": "begin", **body}, blob, timeout=float(body["timeout"]))
-        except BaseException:
+        except BaseException as error:
+            # Others may have stopped it, and wait for its end.
+            transfer.settle(error)
             with self._lock:
                 self._transfers.pop(transfer.number, None)
+                self._lock.notify_all()
             raise
 
     def _told(self, message: Message) -> None:

@@ -88,7 +88,7 @@ class Agent:
     def link(self, address: str, timeout: float, *, check: bool = False) -> Link:
         """The one link to an address, for all workers; `check` that a peer is there."""
         found = self.known(address)
-        if found is None or check:
+        if found is None or (check and not found.warm):
             made = self.engine.connect(self._routes.get(address, address), timeout)
             with self._lock:
                 found = self._links.setdefault(address, made)
@@ -114,10 +114,11 @@ class Agent:
             os.unlink(self.path)
         for worker in workers:
             worker.shut()
+        # Before they are waited for: what they wait for ends with the engine.
+        self.engine.close()
         for worker in workers:
             worker.join()
         self.timer.close()
-        self.engine.close()
         self.region.memory.release()
         with contextlib.suppress(BufferError):
             self.arena.close()

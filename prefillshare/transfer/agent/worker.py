@@ -6,13 +6,16 @@ import contextlib
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
 from prefillshare.errors import PrefillShareError, TransferError
+from prefillshare.transfer.agent.lanes import Lanes
 from prefillshare.transfer.agent.messages import (
     MALFORMED,
     Message,
@@ -20,20 +23,14 @@ from prefillshare.transfer.agent.messages import (
     error_to,
     send_arena,
 )
+from prefillshare.transfer.agent.moves import Moves
 from prefillshare.transfer.arena import Arena
-from prefillshare.transfer.base import (
-    Engine,
-    Grant,
-    GrantEnd,
-    Link,
-    Outcome,
-    Region,
-    Transfer,
-)
+from prefillshare.transfer.base import Engine, GrantEnd, Link, Outcome, Region
 from prefillshare.transfer.outbox import AGAIN_SECONDS
 from prefillshare.transfer.timer import Timer
 
 _log = logging.getLogger(__name__)
+Act = Callable[[Mapping[str, Any], bytes], dict[str, Any]]
 # How long a worker that is gone may still be read from or written to.
 LET_GO_SECONDS = 30.0
 
@@ -72,24 +69,27 @@ class Worker:
         self._closing = False
         # Whether a timed call will send what the worker has not read.
         self._waits = False
-        self._helpers: list[threading.Thread] = []
         self._parts: set[int] = set()
         self._grants: set[str] = set()
-        self._transfers: dict[int, Transfer] = {}
+        self._lanes = Lanes()
+        self._moves = moves = Moves(agent, self._lanes, self._tell)
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
-        self._acts: dict[str, Callable[[Mapping[str, Any], bytes], dict[str, Any]]] = {
+        self._acts: dict[str, Act] = {
             "allocate": self._allocate,
             "release": self._release,
             "grant": self._grant,
             "revoke": self._revoke,
-            "connect": self._connect,
-            "begin": self._begin,
-            "add": self._add,
-            "finish": self._finish,
-            "cancel": self._cancel,
-            "progress": self._progress,
+            "cancel": moves.cancel,
+            "progress": moves.progress,
             "streams": self._streams,
             "close": self._close,
+        }
+        # These may wait for a peer, or come after what does: nothing else waits.
+        self._later: dict[str, Act] = {
+            "connect": self._connect,
+            "begin": moves.begin,
+            "add": moves.add,
+            "finish": moves.finish,
         }
 
     def start(self) -> None:
@@ -115,41 +115,47 @@ class Worker:
             _log.info("a worker is gone: %s", str(error))
         finally:
             self._give_back()
+            self._lanes.close()
             self._messenger.close()
             self._agent.forget(self)
 
     def _handle(self, message: Message) -> None:
-        if self._may_connect(message.body):
-            helper = threading.Thread(target=self._answer, args=(message,), daemon=True)
-            with contextlib.suppress(RuntimeError):
-                helper.start()
-                self._helpers = [t for t in self._helpers if t.is_alive()] + [helper]
-                return
-        self._answer(message)
+        what = str(message.body.get("do"))
+        if (later := self._later.get(what)) is None:
+            self._answer(message, self._acts.get(what, _unknown))
+        elif refused := self._refused(message, later):
+            self._reply(message, {"error": error_to(refused)})
 
-    def _may_connect(self, body: Mapping[str, Any]) -> bool:
-        """Whether a peer may be waited for, which must hold no other question up."""
-        if body.get("do") != "begin":
-            return body.get("do") == "connect"
-        grant = body.get("grant")
-        address = grant.get("address") if isinstance(grant, Mapping) else None
-        link = self._agent.known(str(address))
-        return link is None or not link.warm
+    def _refused(self, message: Message, act: Act) -> Exception | None:
+        """Have it answered on another thread, in the order of its transfer.
 
-    def _answer(self, message: Message) -> None:
-        body = message.body
-        act = self._acts.get(str(body.get("do")))
+        Why it is not, otherwise.
+        """
+        what, call = message.body["do"], partial(self._answer, message, act)
         try:
-            if act is None:
-                raise ValueError(f"an agent cannot {str(body.get('do'))[:80]!r}")
-            reply = act(body, message.blob)
+            if what == "connect":
+                self._lanes.put(object(), call)
+            elif what == "begin":
+                self._moves.announce(int(message.body["number"]), call)
+            else:
+                self._lanes.put(int(message.body["number"]), call)
+        except (PrefillShareError, *MALFORMED) as error:
+            return error
+        return None
+
+    def _answer(self, message: Message, act: Act) -> None:
+        try:
+            reply = act(message.body, message.blob)
         except (PrefillShareError, *MALFORMED) as error:
             reply = {"error": error_to(error)}
         except Exception as error:
             # A worker that asks for too much must not take its connection with it.
-            _log.exception("an agent could not %s", body.get("do"))
+            _log.exception("an agent could not %s", message.body.get("do"))
             reply = {"error": error_to(error)}
-        if isinstance(number := body.get("id"), int):
+        self._reply(message, reply)
+
+    def _reply(self, message: Message, reply: Mapping[str, Any]) -> None:
+        if isinstance(number := message.body.get("id"), int):
             self._tell({"id": number, **reply})
 
     def _allocate(self, body: Mapping[str, Any], _: bytes) -> dict[str, Any]:
@@ -192,50 +198,6 @@ class Worker:
         self._agent.link(address, timeout, check=True)
         return {}
 
-    def _begin(self, body: Mapping[str, Any], blob: bytes) -> dict[str, Any]:
-        number, size = int(body["number"]), int(body["note"])
-        note, table = blob[:size], blob[size:]
-        batch = np.frombuffer(table, np.int64).reshape(-1, 3) if table else None
-        grant, timeout = Grant.from_dict(body["grant"]), float(body["timeout"])
-        link = self._agent.link(grant.address, timeout)
-        move = link.write if grant.access == "write" else link.read
-        region: Region = self._agent.region
-        transfer = move(grant, region, batch, timeout=timeout, note=note)
-        with self._changed:
-            self._transfers[number] = transfer
-        transfer.add_done_callback(lambda: self._over(number, transfer))
-        return {}
-
-    def _over(self, number: int, transfer: Transfer) -> None:
-        told: dict[str, Any] = {"over": number, "moved": transfer.progress[0]}
-        try:
-            told["sealed"] = transfer.wait(0).sealed
-        except Exception as error:
-            told["error"] = error_to(error)
-        self._tell(told)
-        with self._changed:
-            self._transfers.pop(number, None)
-            self._changed.notify_all()
-
-    def _add(self, body: Mapping[str, Any], blob: bytes) -> dict[str, Any]:
-        if (transfer := self._found(body)) is not None:
-            transfer.add(np.frombuffer(blob, np.int64).reshape(-1, 3))
-        return {}
-
-    def _finish(self, body: Mapping[str, Any], _: bytes) -> dict[str, Any]:
-        if (transfer := self._found(body)) is not None:
-            transfer.finish()
-        return {}
-
-    def _cancel(self, body: Mapping[str, Any], _: bytes) -> dict[str, Any]:
-        if (transfer := self._found(body)) is not None:
-            transfer.cancel()
-        return {}
-
-    def _progress(self, body: Mapping[str, Any], _: bytes) -> dict[str, Any]:
-        transfer = self._found(body)
-        return {"moved": transfer.progress[0] if transfer else 0}
-
     def _streams(self, body: Mapping[str, Any], _: bytes) -> dict[str, Any]:
         link = self._agent.known(str(body["address"]))
         return {"streams": [asdict(each) for each in link.streams()] if link else []}
@@ -244,10 +206,6 @@ class Worker:
         self._closing = True
         self._give_back()
         return {}
-
-    def _found(self, body: Mapping[str, Any]) -> Transfer | None:
-        with self._changed:
-            return self._transfers.get(int(body["number"]))
 
     def _tell(self, body: Mapping[str, Any], blob: bytes = b"") -> None:
         """Tell the worker; one that does not read holds no thread of the engine up."""
@@ -277,21 +235,22 @@ class Worker:
         self.shut()
 
     def _give_back(self) -> None:
-        for helper in self._helpers:
-            helper.join()
+        self._moves.end()
         with self._changed:
-            grants, transfers = list(self._grants), list(self._transfers.values())
-        for transfer in transfers:
-            transfer.cancel()
+            grants = list(self._grants)
         for grant_id in grants:
             self._agent.engine.revoke(grant_id)
+        until = time.monotonic() + LET_GO_SECONDS
+        moved = self._moves.wait(LET_GO_SECONDS)
         with self._changed:
-            if not self._changed.wait_for(
-                lambda: not self._grants and not self._transfers, LET_GO_SECONDS
-            ):
-                _log.error(
-                    "memory of a worker that is gone is still in use: it is lost"
-                )
-                return
+            left = max(0.0, until - time.monotonic())
+            lent = not self._changed.wait_for(lambda: not self._grants, left)
+        if lent or not moved:
+            _log.error("memory of a worker that is gone is still in use: it is lost")
+            return
         while self._parts:
             self._agent.release(self._parts.pop())
+
+
+def _unknown(body: Mapping[str, Any], _: bytes) -> dict[str, Any]:
+    raise ValueError(f"an agent cannot {str(body.get('do'))[:80]!r}")

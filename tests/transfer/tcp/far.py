@@ -26,7 +26,7 @@ from prefillshare.transfer.secure.contexts import SecuritySettings
 from prefillshare.transfer.shm import ShmEngine
 from prefillshare.transfer.tcp.engine import TcpEngine
 from prefillshare.transfer.tcp.settings import TcpSettings
-from tests.transfer.pairs import SECONDS, Ends, noise, until
+from tests.transfer.pairs import LONG, SECONDS, Ends, noise, until
 
 Facts = dict[str, Any]
 ROOT = Path(__file__).parents[3]
@@ -120,6 +120,16 @@ class Orders:
         half = len(self.memory) // 2
         self.transfer.add(np.array([[0, 0, half]]))
         until(lambda: self.transfer.progress[0] == half)
+
+    def flood(self, grant: Facts) -> None:
+        """Write a grant, and have more to say of it than a socket holds."""
+        found, rows = Grant.from_dict(grant), 1 << 19
+        region = self.engine.register(self._memory(100, full=True))
+        self.transfer = self.link.write(found, region, timeout=LONG)
+        for first in range(16):
+            remote = first + 32 * np.arange(rows)
+            table = [np.zeros_like(remote), remote, np.ones_like(remote)]
+            self.transfer.add(np.column_stack(table))
 
     def finish(self) -> int:
         """Move the rest, and wait; how many bytes there were."""
@@ -219,13 +229,18 @@ class Far:
 
     def ask(self, order: str, **arguments: object) -> Any:
         """What it answers; `Failed` with the error by which it could not."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps([order, arguments]) + "\n")
-        self._process.stdin.flush()
+        assert self._process.stdout is not None
+        self.tell(order, **arguments)
         answer = json.loads(self._process.stdout.readline())
         if "failed" in answer:
             raise Failed(*answer["failed"])
         return answer["found"]
+
+    def tell(self, order: str, **arguments: object) -> None:
+        """Have it do something, without waiting for it."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps([order, arguments]) + "\n")
+        self._process.stdin.flush()
 
     def open(
         self,
