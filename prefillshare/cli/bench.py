@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,6 +102,7 @@ def run(options: Options) -> Report:
         options = replace(options, overrides=(*options.overrides, peers))
     name = options.extra.benchmark
     benchmark = _BENCHMARKS[name]
+    options = _with_config(options, name)
     settings: Any = load_config(benchmark.settings, options.config, options.overrides)
     if benchmark.plot is not None:
         require_matplotlib()
@@ -121,6 +123,16 @@ def run(options: Options) -> Report:
         write_report(options.json, "bench", began, report)
     _write(page, benchmark, report, began, options)
     return report
+
+
+def _with_config(options: Options, name: str) -> Options:
+    """`options` with the benchmark's own configuration, if none was named."""
+    usual = ROOT / "configs" / "bench" / f"{name}.yaml"
+    if options.config is not None or not usual.is_file():
+        return options
+    path = Path(os.path.relpath(usual))
+    say(f"configuration: {path}")
+    return replace(options, config=path)
 
 
 def _write(

@@ -35,6 +35,22 @@ def test_figures_outlive_a_page_that_cannot_be_made(tmp_path: Path) -> None:
     assert json.loads(out.read_text())["results"] == {"rows": [1.5]}
 
 
+def test_without_a_configuration_a_benchmark_takes_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages: list[str] = []
+
+    def page(_: Any, config: Any, __: Any, command: str, note: str) -> str:
+        pages.append(command)
+        assert config["rounds"] == 5 and config["programs"]
+        return "page"
+
+    made = bench._Benchmark(TransferBenchSettings, measured, page)
+    monkeypatch.setitem(bench._BENCHMARKS, "transfer", made)
+    assert main(["bench", "transfer", "--page", str(tmp_path / "page.md")]) == 0
+    assert "configs/bench/transfer.yaml" in pages[0]
+
+
 def test_a_page_that_is_a_folder_is_said_before_anything_is_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

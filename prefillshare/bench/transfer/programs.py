@@ -34,12 +34,12 @@ def script(settings: TransferBenchSettings, program: Program) -> Path:
 
 
 def interpreter(settings: TransferBenchSettings, program: Program) -> Path:
-    """A Python that has the peer's package; `NotRun` if there is none."""
+    """A Python that has the peer's package, by default this one.
+
+    `NotRun` if it has not.
+    """
     peer = program.peer
-    python = settings.pythons.get(peer)
-    if python is None and peer != "socket":
-        raise NotRun(f"no interpreter was named (--set pythons.{peer}=PYTHON)")
-    python = python or Path(sys.executable)
+    python = settings.pythons.get(peer, Path(sys.executable))
     if not os.access(python, os.X_OK):
         raise NotRun(f"the interpreter of pythons.{peer} cannot be executed")
     done = subprocess.run(
@@ -50,7 +50,8 @@ def interpreter(settings: TransferBenchSettings, program: Program) -> Path:
     )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise NotRun(f"its interpreter cannot import {PACKAGES[peer]}: {last}")
+        remedy = f"; name another with --set pythons.{peer}=PYTHON"
+        raise NotRun(f"its interpreter cannot import {PACKAGES[peer]}: {last}{remedy}")
     return python
 
 

@@ -110,7 +110,9 @@ class Target(Config):
     `ours` and `other` are labels as the page has them, with `*` for anything; `ours` is
     the first of our settings by default. Null for `ratio`: it is only stated. Apart
     from labels, `other` may be "own contiguous" or "own grouped", its own rate at
-    that shape, "the set rate", "the set delay" or "the bound".
+    that shape, "the set rate", "the set delay" or "the bound". Cases in which the
+    contestant `carried_by` misses the target itself are only stated: no more can be
+    had there.
     """
 
     shape: Shape
@@ -120,3 +122,4 @@ class Target(Config):
     other: str
     ratio: float | None = Field(gt=0)
     at_most: float | None = Field(None, gt=0)
+    carried_by: str | None = None

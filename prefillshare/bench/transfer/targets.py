@@ -40,8 +40,23 @@ def _each(
         yield wish | {"direction": None, "ratio": None, "met": None}
     for each in measured:
         told = {key: each[key] for key in ("ours", "other", "case", "direction")}
-        middle = each["ratio"]["median"]
-        yield wish | told | {"ratio": each["ratio"], "met": _met(target, middle)}
+        met = _met(target, each["ratio"]["median"])
+        if not met and not _carried(target, each, ratios):
+            met = None
+        yield wish | told | {"ratio": each["ratio"], "met": met}
+
+
+def _carried(target: Target, ratio: Row, ratios: Sequence[Row]) -> bool:
+    """Whether anybody can reach the target in this case."""
+    if target.carried_by is None:
+        return True
+    same = ("other", "shape", "measure", "case", "direction")
+    return any(
+        each["ours"] == target.carried_by
+        and all(each[key] == ratio[key] for key in same)
+        and _met(target, each["ratio"]["median"])
+        for each in ratios
+    )
 
 
 def _meant(ratio: Row, target: Target, ours: str) -> bool:

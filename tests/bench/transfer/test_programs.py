@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from prefillshare.bench.transfer.programs import (
+    PACKAGES,
     NotRun,
     interpreter,
     parse,
@@ -121,7 +122,9 @@ def _state(path: Path) -> str:
         return "X"
 
 
-def test_what_is_missing_is_said(folder: Path, tmp_path: Path) -> None:
+def test_what_is_missing_is_said(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     none = TransferBenchSettings()
     with pytest.raises(NotRun, match="--peers FOLDER"):
         script(none, MOONCAKE)
@@ -129,7 +132,9 @@ def test_what_is_missing_is_said(folder: Path, tmp_path: Path) -> None:
     assert script(settings, SOCKET) == folder / "socket_bench.py"
     with pytest.raises(NotRun, match=r"no mooncake_bench\.py"):
         script(settings, MOONCAKE)
-    with pytest.raises(NotRun, match=r"--set pythons\.mooncake=PYTHON"):
+    monkeypatch.setitem(PACKAGES, "mooncake", "no.such.package")
+    remedy = r"cannot import no\.such.*name another with --set pythons\.mooncake=PYTHON"
+    with pytest.raises(NotRun, match=remedy):
         interpreter(settings, MOONCAKE)
     with pytest.raises(NotRun, match=r"pythons\.nixl cannot be executed"):
         interpreter(settings, Program(peer="nixl"))

@@ -42,6 +42,15 @@ def test_each_link_is_held_to_its_own_rate() -> None:
     assert found == [("1", "socket, bare", True), ("4", "socket, bare", False)]
 
 
+def test_a_rate_that_nobody_carries_is_stated_and_not_judged() -> None:
+    ours = contestant("prefillshare", "checksum", over("4", 3, 4), over("8", 5, 8))
+    bare = contestant("socket", "bare", over("4", 3.9, 4), over("8", 5.5, 8))
+    rate = {"shape": "delayed", "other": "the set rate", "ratio": 0.9}
+    rate |= {"ours": "prefillshare, *", "carried_by": "socket, bare"}
+    found = verdicts("delayed", rate, ours, bare)
+    assert [(case, met) for case, _, met in found] == [("4", False), ("8", None)]
+
+
 def test_an_emulator_may_be_neither_slower_nor_faster() -> None:
     links = [
         contestant("linkemu", str(rate), over("", rate, 10)) for rate in (9, 10, 12)
