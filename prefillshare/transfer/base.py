@@ -242,7 +242,12 @@ class Engine(Protocol):
         """Make a contiguous, writable buffer movable; `ValueError` for another."""
 
     def deregister(self, region: Region) -> None:
-        """Undo `register`; grants of it end first, as revoked."""
+        """Undo `register`; grants of it end first, as revoked.
+
+        Raises `ValueError` if it is not registered here, and `TransferTimeout` if a
+        transfer does not let go of the memory, which must not be freed then: the region
+        stays registered, and can be deregistered again.
+        """
 
     def grant(
         self,

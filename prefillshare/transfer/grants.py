@@ -12,7 +12,12 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from prefillshare.errors import TransferClosed, TransferEnded, TransferRefused
+from prefillshare.errors import (
+    TransferClosed,
+    TransferEnded,
+    TransferRefused,
+    TransferTimeout,
+)
 from prefillshare.transfer.base import (
     CAPABILITY_BYTES,
     ID_BYTES,
@@ -20,6 +25,7 @@ from prefillshare.transfer.base import (
     Grant,
     GrantEnd,
     Outcome,
+    Region,
 )
 from prefillshare.transfer.ranges import Pieces
 
@@ -35,18 +41,22 @@ _WHY = {
 
 @dataclass(eq=False)
 class Loan:
-    """One transfer's stay within a grant, from `enter` to `leave`."""
+    """One transfer's stay within a grant, from `enter` to `leave`.
+
+    `why` says that it was broken off, from before `abort` is told so.
+    """
 
     grant_id: bytes
     pieces: Pieces
     abort: Callable[[Exception], None]
-    aborted: bool = False
+    why: TransferEnded | None = None
+    turn: Callable[[], None] | None = None
 
     def end(self, why: str) -> None:
         """Break the transfer off, once."""
-        if not self.aborted:
-            self.aborted = True
-            self.abort(TransferEnded(why))
+        if self.why is None:
+            self.why = TransferEnded(why)
+            self.abort(self.why)
 
 
 @dataclass(eq=False)
@@ -142,6 +152,19 @@ class GrantTable:
         with self._changed:
             return self._changed.wait_for(lambda: kept.inside[0] is loan, timeout)
 
+    def first_or_later(self, loan: Loan, turn: Callable[[], None]) -> bool:
+        """As `first`, without a wait: if it is False, `turn` is called once it is True.
+
+        `turn` runs under the table's lock, so it must not block; it is not called after
+        `leave`, which may have come before this.
+        """
+        with self._changed:
+            kept = self._kept.get(loan.grant_id)
+            if kept and kept.inside and kept.inside[0] is loan:
+                return True
+            loan.turn = turn
+            return False
+
     def leave(self, loan: Loan, done: GrantEnd | None) -> bool:
         """End a transfer, and the grant with it if `done` says how.
 
@@ -151,10 +174,11 @@ class GrantTable:
         with self._changed:
             kept = self._kept[loan.grant_id]
             kept.inside.remove(loan)
-            accepted = not loan.aborted and kept.end is None
+            accepted = loan.why is None and kept.end is None
             if done and accepted:
                 kept.end = done
             self._settle(kept)
+            _next_turn(kept)
             self._changed.notify_all()
             return accepted
 
@@ -166,20 +190,23 @@ class GrantTable:
                 self._end([kept], Outcome.REVOKED)
 
     def revoke_region(self, region: int, timeout: float) -> bool:
-        """Withdraw all grants of a region; whether they are over within `timeout`.
+        """Withdraw all grants of a region; whether nobody is at its memory any more.
 
-        From `on_end`, which must return before another grant can be over, it does not
-        wait.
+        Waits for that, at most `timeout` seconds, and until the owners have been told;
+        not for the latter from `on_end`, which must return before another can be told.
         """
 
         def mine() -> list[_Kept]:
             return [each for each in self._kept.values() if each.region == region]
 
+        def free() -> bool:
+            return not any(each.inside for each in mine())
+
         with self._changed:
             self._end(mine(), Outcome.REVOKED)
-            if threading.current_thread() is self._thread:
-                return not mine()
-            return self._changed.wait_for(lambda: not mine(), timeout)
+            here = threading.current_thread() is self._thread
+            self._changed.wait_for(free if here else lambda: not mine(), timeout)
+            return free()
 
     @property
     def watched(self) -> int:
@@ -252,3 +279,18 @@ class GrantTable:
             if kept := self._kept.get(key):
                 self._end([kept], Outcome.EXPIRED)
         return queue[0][0] - now if queue else None
+
+
+def _next_turn(kept: _Kept) -> None:
+    if kept.inside and (turn := kept.inside[0].turn) is not None:
+        kept.inside[0].turn = None
+        turn()
+
+
+def still_used(region: Region) -> TransferTimeout:
+    """What `Engine.deregister` raises while somebody is at the memory."""
+    return TransferTimeout(
+        f"region {region.number} of {region.memory.nbytes} bytes is still read or "
+        "written by a transfer that does not end: do not free the memory or use it for "
+        "anything else; deregister the region again later, or close the engine"
+    )

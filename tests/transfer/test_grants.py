@@ -156,7 +156,7 @@ def test_an_owner_may_call_the_table(table: Table) -> None:
     over = threading.Event()
 
     def on_end(_: GrantEnd) -> None:
-        # It waits for nobody: it is itself what the region waits for.
+        # It does not wait for itself to be told.
         said.append(table.revoke_region(3, SECONDS))
         table.close()
         said.append(table.join(SECONDS))
@@ -166,4 +166,44 @@ def test_an_owner_may_call_the_table(table: Table) -> None:
     grant = table.add(pieces, "read", "memory://1", "0" * 32, on_end, 60.0, 3)
     table.revoke(grant.grant_id)
     assert over.wait(SECONDS)
-    assert said == [False, False]
+    assert said == [True, False]
+
+
+def test_an_owner_is_told_whether_other_grants_of_the_memory_are_used(
+    table: Table,
+) -> None:
+    said: list[bool] = []
+    over = threading.Event()
+    inside = table.go_in(table.lend())
+
+    def on_end(_: GrantEnd) -> None:
+        said.append(table.revoke_region(7, 0.01))
+        table.leave(inside, None)
+        said.append(table.revoke_region(7, SECONDS))
+        over.set()
+
+    pieces = Pieces(memoryview(bytearray(4)), np.array([[0, 4]]))
+    grant = table.add(pieces, "read", "memory://1", "0" * 32, on_end, 60.0, 7)
+    table.revoke(grant.grant_id)
+    assert over.wait(SECONDS)
+    assert said == [False, True]
+
+
+def test_a_turn_comes_once_those_before_have_left(table: Table) -> None:
+    grant = table.lend(access="write")
+    turns: list[str] = []
+    first, second, third = (table.go_in(grant) for _ in range(3))
+    assert table.first_or_later(first, lambda: turns.append("first"))
+    assert not table.first_or_later(second, lambda: turns.append("second"))
+    assert not table.first_or_later(third, lambda: turns.append("third"))
+    # One that leaves before its turn does not hold up who comes after it.
+    table.leave(second, None)
+    assert not turns
+    table.leave(first, None)
+    assert turns == ["third"]
+    assert table.first_or_later(third, lambda: turns.append("again"))
+    table.leave(third, DONE)
+    assert table.ends.one() == DONE
+    settled(table)
+    assert not table.first_or_later(third, lambda: turns.append("gone"))
+    assert turns == ["third"]

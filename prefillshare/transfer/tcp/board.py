@@ -73,6 +73,13 @@ class Board:
             end.finish()
             self._changed.notify_all()
 
+    def let_in(self, end: Receiving) -> None:
+        """The turn of an end that was held has come."""
+        with self._changed:
+            end.held = False
+            self._changed.notify_all()
+        self.end_if_complete(end)
+
     def end(self, end: End, failure: Exception | None) -> bool:
         """A transfer is over; whether it was not before."""
         with self._changed:
@@ -144,7 +151,7 @@ class Board:
                     views = end.claim(head)
                     end.active.add(stream)
                     return end, views
-                # The control connection is behind the stream.
+                # The control connection is behind the stream, or its turn has not come.
                 self._changed.wait()
             return None
 

@@ -122,21 +122,24 @@ class Whole(Sending):
 
 
 class Receiving(End):
-    """Admits every slice once."""
+    """Admits every slice once; none while it is `held`, before its turn has come."""
 
-    def __init__(self, *args: object) -> None:
+    def __init__(self, *args: object, held: bool = False) -> None:
         super().__init__(*args)  # type: ignore[arg-type]
+        self.held = held
         self.arrived = Ledger()
         self._claimed: set[int] = set()
 
     @property
     def complete(self) -> bool:
         """Whether all bytes are in place and verified."""
-        return self.finished and self.moved == self.pieces.size
+        whole = self.finished and self.moved == self.pieces.size
+        return whole and not self.held
 
     def covers(self, head: SliceHead) -> bool:
         """Whether it can be said now where the slice goes, or that it goes nowhere."""
-        return self.finished or head.number < self.cuts.count
+        known = self.finished or head.number < self.cuts.count
+        return known and not self.held
 
     def claim(self, head: SliceHead) -> list[memoryview]:
         """Where a covered slice goes; `settle` or `release` follows.

@@ -18,7 +18,7 @@ from prefillshare.transfer.base import (
     Region,
 )
 from prefillshare.transfer.discovery.base import Directory
-from prefillshare.transfer.grants import GrantTable
+from prefillshare.transfer.grants import GrantTable, still_used
 from prefillshare.transfer.ranges import (
     Pieces,
     as_ranges,
@@ -127,9 +127,12 @@ class TcpEngine:
         with self._lock:
             self._regions.pop(region.number, None)
             links = list(self._links)
-        for link in links:
-            link.let_go(region)
-        self.table.revoke_region(region.number, END_SECONDS)
+        free = [link.let_go(region) for link in links]
+        free.append(self.table.revoke_region(region.number, END_SECONDS))
+        if not all(free):
+            with self._lock:
+                self._regions[region.number] = region
+            raise still_used(region)
 
     def grant(
         self,

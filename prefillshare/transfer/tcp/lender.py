@@ -4,34 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from prefillshare.errors import (
     TransferBroken,
     TransferEnded,
     TransferError,
     TransferIntegrityError,
-    TransferRefused,
 )
 from prefillshare.transfer.base import Access, GrantEnd, Outcome, Ranges
 from prefillshare.transfer.grants import GrantTable, Loan
 from prefillshare.transfer.ranges import check_disjoint, check_within
 from prefillshare.transfer.rows import Covered
-from prefillshare.transfer.secure.sealing import guard_of
+from prefillshare.transfer.secure.sealing import Checksum, guard_of
 from prefillshare.transfer.tcp import frames
-from prefillshare.transfer.tcp.ends import End, Receiving, Sending
+from prefillshare.transfer.tcp.ends import End, Over, Receiving, Sending
 from prefillshare.transfer.tcp.outcomes import fail_of
 from prefillshare.transfer.tcp.session import Session
+from prefillshare.transfer.tcp.slices import SliceHead
 
-# Streams of an earlier transfer leave within the grace, or are broken off then.
-EARLIER_SECONDS = 10.0
+# Numbers of streams begin with 1.
+_CONTROL = 0
 
 
 @dataclass
 class _Loaned:
+    """`payload` is that of a small write which came before its turn."""
+
     loan: Loan
     note: bytes
     end: End
     covered: Covered = field(default_factory=Covered)
+    payload: memoryview | None = None
 
 
 class Lender:
@@ -74,45 +78,74 @@ class Lender:
 
     def _begin(self, session: Session, frame: frames.Open) -> None:
         access: Access = "write" if frame.write else "read"
-        try:
-            loan = self._enter(
-                frame.grant,
-                frame.capability,
-                access,
-                lambda error: self._abort_soon(session, frame.transfer, error),
-            )
-        except TransferError as error:
-            session.board.skip(frame.transfer)
-            session.send(fail_of(frame.transfer, error))
+        secrets = frame.grant, frame.capability
+        if (loan := self._enter(session, frame.transfer, *secrets, access)) is None:
             return
-        kind = Receiving if frame.write else Sending
         guard = guard_of(session.agreed.sealed, frame.key, from_lender=not frame.write)
-
-        def over(failure: Exception | None) -> None:
-            self._over(session, found, failure)
-
-        end = kind(frame.transfer, loan.pieces.memory, frame.slice_bytes, guard, over)
-        found = _Loaned(loan, frame.note, end)
-        self._open[frame.transfer] = found
-        try:
-            session.board.open(end)
-        except TransferError:
-            self._open.pop(frame.transfer, None)
-            self._grants.leave(loan, None)
-            raise
+        what = frame.transfer, loan.pieces.memory, frame.slice_bytes, guard
+        kind = partial(Receiving, held=True) if frame.write else Sending
+        found = self._loaned(session, loan, frame.note, partial(kind, *what))
+        self._open_end(session, found)
 
     def _enter(
         self,
+        session: Session,
+        number: int,
         grant: bytes,
         capability: bytes,
         access: Access,
-        abort: Callable[[Exception], None],
-    ) -> Loan:
-        loan = self._grants.enter(grant, capability, access, abort)
-        if access == "write" and not self._grants.first(loan, EARLIER_SECONDS):
+    ) -> Loan | None:
+        """The transfer's stay in the grant; if it is refused, the peer is told."""
+        try:
+            return self._grants.enter(
+                grant,
+                capability,
+                access,
+                lambda error: self._abort_soon(session, number, error),
+            )
+        except TransferError as error:
+            session.board.skip(number)
+            session.send(fail_of(number, error))
+            return None
+
+    def _loaned(
+        self, session: Session, loan: Loan, note: bytes, make: Callable[[Over], End]
+    ) -> _Loaned:
+        def over(failure: Exception | None) -> None:
+            self._over(session, found, failure)
+
+        found = _Loaned(loan, note, make(over))
+        return found
+
+    def _open_end(self, session: Session, found: _Loaned) -> None:
+        number, loan = found.end.number, found.loan
+        self._open[number] = found
+        try:
+            session.board.open(found.end)
+        except TransferError:
+            self._open.pop(number, None)
             self._grants.leave(loan, None)
-            raise TransferRefused("an earlier transfer is still at the memory")
-        return loan
+            raise
+        if loan.why is not None:
+            # It was broken off before there was anything on the board to end.
+            session.fail(found.end, loan.why)
+        if isinstance(found.end, Receiving) and self._grants.first_or_later(
+            loan, lambda: self._turn_soon(session, number)
+        ):
+            self._turn(session, number)
+
+    def _turn_soon(self, session: Session, number: int) -> None:
+        # As `_abort_soon`.
+        session.timer.after(0.0, lambda: self._turn(session, number))
+
+    def _turn(self, session: Session, number: int) -> None:
+        """No earlier transfer is at the memory of a writer any more."""
+        found = self._open.get(number)
+        if found is None or not isinstance(found.end, Receiving):
+            return
+        session.board.let_in(found.end)
+        if found.payload is not None:
+            _place(session, found.end, found.payload)
 
     def _abort_soon(self, session: Session, number: int, error: Exception) -> None:
         # The table of grants waits for nobody's socket.
@@ -131,7 +164,7 @@ class Lender:
             done = GrantEnd(Outcome.DONE, found.note, found.end.moved)
         accepted = self._grants.leave(found.loan, done)
         if failure is None and not accepted:
-            session.send(fail_of(number, TransferEnded("the grant was withdrawn")))
+            session.send(_withdrawn(number))
         elif failure is None and isinstance(found.end, Receiving):
             session.send(frames.Done(number))
 
@@ -157,29 +190,48 @@ class Lender:
         session.board.add(found.end, ranges, [size])
 
     def _take(self, session: Session, frame: frames.Eager) -> None:
-        session.board.skip(frame.transfer)
+        number, secrets = frame.transfer, (frame.grant, frame.capability)
         try:
             ranges, note, payload = frame.parts()
-            loan = self._enter(frame.grant, frame.capability, "write", lambda _: None)
         except ValueError as error:
             raise TransferIntegrityError(f"a small write: {error}") from error
-        except TransferError as error:
-            session.send(fail_of(frame.transfer, error))
+        if (loan := self._enter(session, number, *secrets, "write")) is None:
             return
-        done = None
         try:
             check_disjoint(pieces := within(loan, ranges))
-            scatter(loan.pieces.memory, pieces, payload)
-            done = GrantEnd(Outcome.DONE, note, payload.nbytes)
         except ValueError as error:
-            session.send(fail_of(frame.transfer, TransferIntegrityError(str(error))))
-        finally:
-            accepted = self._grants.leave(loan, done)
-        if done and accepted:
-            session.send(frames.Done(frame.transfer))
-        elif done:
-            ended = TransferEnded("the grant was withdrawn")
-            session.send(fail_of(frame.transfer, ended))
+            self._grants.leave(loan, None)
+            session.board.skip(number)
+            session.send(fail_of(number, TransferIntegrityError(str(error))))
+            return
+        if not self._grants.first(loan, 0.0):
+            self._take_later(session, number, (loan, note), pieces, payload)
+            return
+        session.board.skip(number)
+        scatter(loan.pieces.memory, pieces, payload)
+        done = GrantEnd(Outcome.DONE, note, payload.nbytes)
+        accepted = self._grants.leave(loan, done)
+        session.send(frames.Done(number) if accepted else _withdrawn(number))
+
+    def _take_later(
+        self,
+        session: Session,
+        number: int,
+        loaned: tuple[Loan, bytes],
+        ranges: Ranges,
+        payload: memoryview,
+    ) -> None:
+        """A small write before its turn: one slice, which has arrived with its frame.
+
+        The control thread, which everything of the peer shares, does not wait for it.
+        """
+        memory, size = loaned[0].pieces.memory, payload.nbytes
+        make = partial(Receiving, number, memory, size, Checksum(), held=True)
+        found = self._loaned(session, *loaned, make)
+        found.payload = payload
+        found.end.add(ranges, [size])
+        found.end.finish()
+        self._open_end(session, found)
 
 
 def within(loan: Loan, ranges: Ranges) -> Ranges:
@@ -194,6 +246,25 @@ def scatter(memory: memoryview, ranges: Ranges, payload: memoryview) -> None:
     for offset, length in ranges.tolist():
         memory[offset : offset + length] = payload[at : at + length]
         at += length
+
+
+def _place(session: Session, end: Receiving, payload: memoryview) -> None:
+    head = SliceHead(end.number, 0, payload.nbytes, 0)
+    try:
+        claim = session.board.claim(head, _CONTROL, lambda: True)
+    except TransferIntegrityError as error:
+        session.fail(end, error)
+        return
+    if claim is not None:
+        at = 0
+        for view in claim[1]:
+            view[:] = payload[at : at + view.nbytes]
+            at += view.nbytes
+        session.board.settle(end, head, _CONTROL)
+
+
+def _withdrawn(number: int) -> frames.Fail:
+    return fail_of(number, TransferEnded("the grant was withdrawn"))
 
 
 def _finish(session: Session, found: _Loaned, total: int) -> None:

@@ -82,8 +82,8 @@ class TcpLink(Beginning[Transfer]):
                 continue
         return found
 
-    def let_go(self, region: Region) -> None:
-        """Cancel what moves memory of a region, and wait until that is over."""
+    def let_go(self, region: Region) -> bool:
+        """Cancel what moves memory of a region, and wait; whether that is over."""
         with self._lock:
             mine = [t for t in self._under_way if t.region is region and not t.done]
         for transfer in mine:
@@ -93,6 +93,7 @@ class TcpLink(Beginning[Transfer]):
                 transfer.wait(STOP_SECONDS)
         with self._lock:
             self._under_way = [t for t in self._under_way if not t.done]
+        return all(transfer.done for transfer in mine)
 
     def close(self) -> None:
         """See `Link.close`."""
