@@ -134,6 +134,7 @@ class AgentLink(Beginning[AgentTransfer]):
         table = b"" if batch is None else transfer.shifted(batch).tobytes()
         body = {
             "number": transfer.number,
+            "address": self._address,
             "grant": grant.to_dict(),
             "timeout": timeout,
             "note": len(note),

@@ -32,6 +32,7 @@ from tests.transfer.networked import SETTINGS, security
 from tests.transfer.pairs import SECONDS, Ends, noise, nothing_left_behind, until
 
 LENDER, MOVER = PeerIdentity("eu", "of-a", "a"), PeerIdentity("eu", "of-b", "b")
+OTHER = PeerIdentity("eu", "of-c", "c")
 SIZE = 50_000
 
 
@@ -40,7 +41,7 @@ class Hosts:
 
     def __init__(self, folder: Path, server: Server) -> None:
         self.keys = {
-            who: security(folder, who.host, who.site) for who in (LENDER, MOVER)
+            who: security(folder, who.host, who.site) for who in (LENDER, MOVER, OTHER)
         }
         settings = DiscoverySettings.model_validate({"redis": server.url})
         self.directory: Directory = open_directory(settings)
@@ -58,6 +59,15 @@ class Hosts:
         entry = Entry(who, engine.address, engine.engine_id)
         self.stack.callback(self.directory.register(entry).close)
         return engine
+
+    def worker(self, folder: Path) -> AgentEngine:
+        """One of the mover's host, whose agent finds others by name."""
+        path, engine = str(folder / "agent.sock"), self.engine(self.keys[MOVER])
+        agent = Agent(path, engine, Arena(1 << 20, writers=True))
+        self.stack.callback(agent.close)
+        made = AgentEngine(path)
+        self.stack.callback(made.close)
+        return made
 
 
 @pytest.fixture
@@ -180,12 +190,33 @@ def test_streams_are_made_where_the_certificate_was_shown(hosts: Hosts) -> None:
 
 def test_workers_go_by_name_through_their_agent(hosts: Hosts, tmp_path: Path) -> None:
     hosts.registered(LENDER)
-    mover = hosts.engine(hosts.keys[MOVER])
-    path = str(tmp_path / "agent.sock")
-    agent = Agent(path, mover, Arena(1 << 20, writers=True))
-    hosts.stack.callback(agent.close)
-    worker = AgentEngine(path)
-    hosts.stack.callback(worker.close)
+    worker = hosts.worker(tmp_path)
     worker.connect(LENDER.uri).close()
     with pytest.raises(UnknownPeerError, match="eu/of-b/b"):
         worker.connect(MOVER.uri)
+
+
+def test_a_name_holds_for_what_a_worker_moves(
+    hosts: Hosts, tmp_path: Path, server: Server
+) -> None:
+    worker = hosts.worker(tmp_path)
+    lender, other = hosts.registered(LENDER), hosts.registered(OTHER)
+    data, whole = noise(SIZE), np.array([[0, 0, SIZE]])
+    into = worker.register(worker.allocate(SIZE))
+    link = worker.connect(LENDER.uri)
+    grants = [
+        each.grant(each.register(data.data), whole[:, 1:], "read", Ends())
+        for each in (lender, other)
+    ]
+    link.read(grants[0], into, whole, timeout=SECONDS).wait()
+    assert (np.frombuffer(into.memory, np.uint8) == data).all()
+    # Another host answers in its place, and has granted what is asked for.
+    lender.close()
+    forged = server.client.get(PREFIX + OTHER.name)
+    assert isinstance(forged, bytes)
+    server.client.set(PREFIX + LENDER.name, forged)
+    with pytest.raises(TransferIdentityError, match=r"eu/of-c/c answers there.*forged"):
+        link.read(grants[1], into, whole, timeout=SECONDS).wait()
+    # It is what was asked for under its own name.
+    own = worker.connect(OTHER.uri)
+    own.read(grants[1], into, whole, timeout=SECONDS).wait()

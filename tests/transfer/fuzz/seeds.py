@@ -61,6 +61,7 @@ def _table(*rows: tuple[int, ...]) -> bytes:
 
 def _messages() -> dict[str, bytes]:
     begin = {"id": 2, "do": "begin", "number": 1, "grant": GRANT, "note": 1}
+    begin["address"] = GRANT["address"]
     named = {"id": 3, "number": 1}
     return {
         "allocate": message({"id": 1, "do": "allocate", "size": 5})
