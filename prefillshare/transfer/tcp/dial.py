@@ -62,7 +62,11 @@ def wants_sealed(
     """Whether a side wants slices encrypted; if either does, they are."""
     if settings.sealed != "auto":
         return settings.sealed == "always"
-    return bool(security and peer and peer.site != security.identity.site)
+    if security is None or peer is None:
+        return False
+    own = security.identity
+    # Sites of two regions may have the same name.
+    return (peer.region, peer.site) != (own.region, own.site)
 
 
 @contextmanager

@@ -134,7 +134,10 @@ def test_a_peer_of_another_region_that_is_accepted_is_served(tmp_path: Path) -> 
         for region in ("eu", "us")
     ]
     with engine(both[0]) as lender, engine(both[1]) as mover:
-        assert mover.connect(lender.address).peer == lender.engine_id
+        link = mover.connect(lender.address)
+        assert link.peer == lender.engine_id
+        # Their sites have one name, and are two.
+        assert link._session is not None and link._session.agreed.sealed
 
 
 def test_a_plain_peer_is_refused_where_tls_is_wanted(lender: Rig) -> None:
