@@ -36,6 +36,7 @@ BY_NAME: dict[str, type[Config]] = {
     "judge.yaml": JudgeSettings,
     "training.yaml": TrainingSpeedSettings,
     "transfer.yaml": TransferBenchSettings,
+    "peer_settings.yaml": TransferBenchSettings,
     "sensitivity.yaml": SensitivitySettings,
 }
 # Those of `accelerate` are accelerate's own (tests/training/test_sharding.py).
