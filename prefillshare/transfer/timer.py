@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 
 _log = logging.getLogger(__name__)
+# Fewer cancelled calls than that are not worth a look.
+_FEW = 64
 
 
 class Due:
@@ -35,6 +37,7 @@ class Timer:
         self._changed = threading.Condition()
         self._heap: list[tuple[float, int, Due]] = []
         self._order = itertools.count()
+        self._sweep_at = _FEW
         self._closed = False
         self._name = name
         self._thread: threading.Thread | None = None
@@ -45,6 +48,8 @@ class Timer:
         with self._changed:
             if self._closed:
                 return due
+            if len(self._heap) >= self._sweep_at:
+                self._sweep()
             heapq.heappush(self._heap, (due.when, next(self._order), due))
             if self._thread is None:
                 self._thread = threading.Thread(
@@ -66,6 +71,22 @@ class Timer:
         if thread not in (None, threading.current_thread()):
             thread.join()
 
+    @property
+    def waiting(self) -> int:
+        """Calls that are kept, those that were cancelled among them."""
+        with self._changed:
+            return len(self._heap)
+
+    def _sweep(self) -> None:
+        """Forget cancelled calls, so seldom that it costs each call little.
+
+        Transfers end long before their time-outs: thousands a second would make
+        millions of entries until the first is due.
+        """
+        self._heap = [entry for entry in self._heap if entry[2].call is not None]
+        heapq.heapify(self._heap)
+        self._sweep_at = 2 * len(self._heap) + _FEW
+
     def _run(self) -> None:
         while (call := self._next()) is not None:
             try:
@@ -78,8 +99,6 @@ class Timer:
     def _next(self) -> Callable[[], None] | None:
         with self._changed:
             while not self._closed:
-                # Cancelled calls leave when they reach the top: a transfer that ended
-                # long before its time-out is a few words until then.
                 while self._heap and self._heap[0][2].call is None:
                     heapq.heappop(self._heap)
                 if not self._heap:

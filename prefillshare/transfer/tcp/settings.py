@@ -17,9 +17,9 @@ class TcpSettings(Config):
 
     `streams` are the data connections of a link, made by the side that connects.
     `sealed: auto` encrypts between sites, by region and site of the certificates, and
-    has checksums within one. `rate_gbps` caps what leaves over one link, in 1e9 bits per second.
-    `bandwidth_gbps` and `rtt_seconds` of the path size the sockets' buffers; without
-    them the kernel does. A peer that is silent for `dead_seconds` is dead. Memory of a
+    has checksums within one. `rate_gbps` caps what leaves over one link, in 1e9 bits
+    per second. `bandwidth_gbps` and `rtt_seconds` of the path size the sockets'
+    buffers; without them the kernel does. A peer that is silent for `dead_seconds` is dead. Memory of a
     transfer that is over is free after `grace_seconds` at the latest: streams that are
     still at it are broken off. A broken stream is made again after `retry_seconds`,
     then after twice that, up to a hundredfold.
