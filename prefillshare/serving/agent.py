@@ -8,7 +8,7 @@ from prefillshare.lifeline import announce, stop_event
 from prefillshare.transfer.agent.server import Agent
 from prefillshare.transfer.agent.settings import AgentSettings
 from prefillshare.transfer.arena import Arena
-from prefillshare.transfer.discovery.base import Directory, Entry, Registration
+from prefillshare.transfer.discovery.base import Entry
 from prefillshare.transfer.discovery.settings import open_directory
 from prefillshare.transfer.tcp.engine import TcpEngine
 
@@ -31,15 +31,18 @@ def serve_agent(settings: AgentSettings) -> None:
         )
         stack.callback(engine.close)
         arena = Arena(settings.arena_bytes, writers=True)
-        agent = Agent(str(settings.socket), engine, arena, settings.routes)
+        agent = Agent(
+            str(settings.socket), engine, arena, settings.routes, settings.advertise
+        )
         stack.callback(agent.close)
         if directory is not None:
-            stack.callback(_registered(directory, engine).close)
-        announce("agent", engine.address)
+            entry = _entry(engine, agent.address)
+            stack.callback(directory.register(entry).close)
+        announce("agent", agent.address)
         stopped.wait()
 
 
-def _registered(directory: Directory, engine: TcpEngine) -> Registration:
+def _entry(engine: TcpEngine, address: str) -> Entry:
     who = engine.identity
     assert who is not None, "settings see to it that there is a certificate"
-    return directory.register(Entry(who, engine.address, engine.engine_id))
+    return Entry(who, address, engine.engine_id)

@@ -57,6 +57,11 @@ def test_a_worker_is_told_that_none_is_there(tmp_path: Path) -> None:
     ("changes", "said"),
     [
         (["listen=tcp://0.0.0.0:0"], "prefillshare keys"),
+        (
+            ["listen=tcp://0.0.0.0:7000", "security={ca: a, certificate: b, key: c}"],
+            "tcp://0.0.0.0:7000 is every address of this machine",
+        ),
+        (["advertise=0.0.0.0"], "every address of this machine"),
         (["listen=127.0.0.1"], "tcp://HOST:PORT"),
         (["routes={tcp://127.0.0.1:1: nowhere}"], "tcp://HOST:PORT"),
         (["security={ca: a, certificate: b, key: c}"], "cannot be read"),

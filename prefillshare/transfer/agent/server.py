@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from prefillshare.errors import ConfigError, TransferError
+from prefillshare.transfer.agent.advertise import advertised, check_reachable
 from prefillshare.transfer.agent.space import Space
 from prefillshare.transfer.agent.worker import Worker
 from prefillshare.transfer.arena import Arena
@@ -29,8 +30,9 @@ class Agent:
     """Serves the workers of one user on a Unix socket.
 
     The engine, over any transport, and the arena are its own from here on. `routes`
-    has addresses of peers that are reached by another, see `AgentSettings`. Raises
-    `ConfigError` if the path is taken.
+    has addresses of peers that are reached by another, and `advertise` says what peers
+    are told of this one, see `AgentSettings`. Raises `ConfigError` if the path is
+    taken, or peers could not reach the address that they would be told.
     """
 
     def __init__(
@@ -39,7 +41,13 @@ class Agent:
         engine: Engine,
         arena: Arena,
         routes: Mapping[str, str] | None = None,
+        advertise: str | None = None,
     ) -> None:
+        try:
+            self.address = advertised(engine.address, advertise)
+            check_reachable(self.address)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         self.path, self.engine, self.arena = path, engine, arena
         self._routes = dict(routes or {})
         self.region = engine.register(arena.view)

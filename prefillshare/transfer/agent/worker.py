@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -42,6 +42,8 @@ class Host(Protocol):
     arena: Arena
     region: Region
     timer: Timer
+    # Where peers reach it.
+    address: str
 
     def allocate(self, size: int) -> int:
         """See `Space.allocate`."""
@@ -108,7 +110,7 @@ class Worker:
     def _run(self) -> None:
         try:
             send_arena(self._sock, self._agent.arena)
-            self._tell({"address": self._agent.engine.address})
+            self._tell({"address": self._agent.address})
             while True:
                 self._handle(self._messenger.receive())
         except (OSError, PrefillShareError, MemoryError) as error:
@@ -187,7 +189,7 @@ class Worker:
                 self._agent.region, ranges, body["access"], on_end, lease
             )
             self._grants.add(grant.grant_id)
-        return {"grant": grant.to_dict()}
+        return {"grant": replace(grant, address=self._agent.address).to_dict()}
 
     def _revoke(self, body: Mapping[str, Any], _: bytes) -> dict[str, Any]:
         self._agent.engine.revoke(str(body["grant"]))
