@@ -152,7 +152,10 @@ class Dialler:
             proof = proof_of(agreed.secret, agreed.session, number)
             sock.sendall(STREAM.pack(STREAM_MAGIC, agreed.session, number, proof))
             if sock.recv(1) != WELCOME:
-                raise TransferBroken(f"{self.address} takes no stream {number}")
+                raise TransferBroken(
+                    f"{self.address} takes no stream {number}; if it has enough, set "
+                    "`streams` alike on both sides"
+                )
             tune(sock, self.settings.buffer_bytes, self.settings.dead_seconds)
             sock.settimeout(None)
         except (OSError, TransferError) as error:

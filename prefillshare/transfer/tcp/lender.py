@@ -11,6 +11,7 @@ from prefillshare.errors import (
     TransferEnded,
     TransferError,
     TransferIntegrityError,
+    TransferRefused,
 )
 from prefillshare.transfer.base import Access, GrantEnd, Outcome, Ranges
 from prefillshare.transfer.grants import GrantTable, Loan
@@ -77,6 +78,10 @@ class Lender:
         self._forget(session)
 
     def _begin(self, session: Session, frame: frames.Open) -> None:
+        if (refusal := _too_large(session, frame.slice_bytes)) is not None:
+            session.board.skip(frame.transfer)
+            session.send(fail_of(frame.transfer, refusal))
+            return
         access: Access = "write" if frame.write else "read"
         secrets = frame.grant, frame.capability
         if (loan := self._enter(session, frame.transfer, *secrets, access)) is None:
@@ -232,6 +237,16 @@ class Lender:
         found.end.add(ranges, [size])
         found.end.finish()
         self._open_end(session, found)
+
+
+def _too_large(session: Session, slice_bytes: int) -> TransferRefused | None:
+    most = session.settings.accepted_slice_bytes
+    if slice_bytes <= most:
+        return None
+    return TransferRefused(
+        f"slices of {slice_bytes} bytes, and this side takes at most {most}; set "
+        "`slice_bytes` alike on both sides"
+    )
 
 
 def within(loan: Loan, ranges: Ranges) -> Ranges:

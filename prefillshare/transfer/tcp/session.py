@@ -83,7 +83,9 @@ class Session:
         self._channel, self._role = channel, role
         self._outbox = Outbox(channel, MAX_WAITING_BYTES, place=1)
         self._pacer = Pacer(settings.bytes_per_second)
-        self._streams = Streams(self.board, self._pacer, self._lost, self.fail)
+        self._streams = Streams(
+            self.board, self._pacer, self._lost, self.fail, settings.open_streams
+        )
         self._lock = threading.Lock()
         self._failure: Exception | None = None
         # Whether a timed call will send what the peer's socket did not take.

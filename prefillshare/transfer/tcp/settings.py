@@ -10,6 +10,10 @@ from prefillshare.config import Config
 from prefillshare.transfer.tcp.frames import MAX_SLICE_BYTES, MIN_SLICE_BYTES
 
 MAX_STREAMS = 64
+# Of a peer, whatever this side's own are: its sealed slices pass through this side's
+# memory, so many a stream.
+ACCEPTED_STREAMS = 16
+ACCEPTED_SLICE_BYTES = 1 << 22
 
 
 class TcpSettings(Config):
@@ -19,10 +23,13 @@ class TcpSettings(Config):
     `sealed: auto` encrypts between sites, by region and site of the certificates, and
     has checksums within one. `rate_gbps` caps what leaves over one link, in 1e9 bits
     per second. `bandwidth_gbps` and `rtt_seconds` of the path size the sockets'
-    buffers; without them the kernel does. A peer that is silent for `dead_seconds` is dead. Memory of a
-    transfer that is over is free after `grace_seconds` at the latest: streams that are
-    still at it are broken off. A broken stream is made again after `retry_seconds`,
-    then after twice that, up to a hundredfold.
+    buffers; without them the kernel does. A peer that is silent for `dead_seconds` is
+    dead. Memory of a transfer that is over is free after `grace_seconds` at the latest:
+    streams that are still at it are broken off. A broken stream is made again after
+    `retry_seconds`, then after twice that, up to a hundredfold.
+
+    `streams` and `slice_bytes` also say what a peer may ask of this side: as much as
+    this side does itself, and `ACCEPTED_STREAMS` and `ACCEPTED_SLICE_BYTES` anyway.
     """
 
     streams: int = Field(4, ge=1, le=MAX_STREAMS)
@@ -41,6 +48,16 @@ class TcpSettings(Config):
     def bytes_per_second(self) -> float | None:
         """The cap of a link."""
         return self.rate_gbps * 1e9 / 8 if self.rate_gbps is not None else None
+
+    @property
+    def open_streams(self) -> int:
+        """That a session has at most: those that broke count until both know it."""
+        return 2 * max(self.streams, ACCEPTED_STREAMS)
+
+    @property
+    def accepted_slice_bytes(self) -> int:
+        """The largest slices that a peer may cut a transfer into."""
+        return max(self.slice_bytes, ACCEPTED_SLICE_BYTES)
 
     @property
     def buffer_bytes(self) -> int | None:

@@ -25,6 +25,8 @@ from prefillshare.transfer.tcp.sockets import (
 )
 
 _log = logging.getLogger(__name__)
+# What nobody wants is thrown away in pieces of so many bytes.
+_UNWANTED_BYTES = 1 << 16
 
 
 class Stream:
@@ -114,6 +116,8 @@ class Stream:
                 del job
         except MemoryError:
             error = TransferBroken("no memory for what a stream sends; free some")
+        # The stream itself stays until the peer has heard that it broke.
+        self._outgoing = bytearray()
         self._end(error)
 
     def _put(self, end: Sending, head: SliceHead) -> bool:
@@ -151,13 +155,13 @@ class Stream:
             error = bad
         except MemoryError:
             error = TransferBroken("no memory for what a stream receives; free some")
+        self._incoming = bytearray()
         self._end(error)
 
     def _admit(self, head: SliceHead, raw: bytes) -> None:
         claim = self._board.claim(head, self.number, self.alive)
         if claim is None:
-            self._incoming = _grown(self._incoming, head.length)
-            receive_all(self._sock, [memoryview(self._incoming)[: head.length]])
+            self._throw_away(head.length)
             return
         end, views = claim
         try:
@@ -176,6 +180,12 @@ class Stream:
         else:
             self.bytes_received += head.length
             self._board.settle(end, head, self.number)
+
+    def _throw_away(self, left: int) -> None:
+        piece = memoryview(bytearray(min(left, _UNWANTED_BYTES)))
+        while left:
+            receive_all(self._sock, [piece[:left]])
+            left -= min(left, len(piece))
 
     def _take(
         self, end: Receiving, head: SliceHead, raw: bytes, views: list[memoryview]

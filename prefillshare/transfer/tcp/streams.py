@@ -16,16 +16,12 @@ from prefillshare.errors import (
 from prefillshare.transfer.tcp.board import Board
 from prefillshare.transfer.tcp.ends import End
 from prefillshare.transfer.tcp.pacing import Pacer
-from prefillshare.transfer.tcp.settings import MAX_STREAMS
 from prefillshare.transfer.tcp.slices import Ledger
 from prefillshare.transfer.tcp.stream import Stream
 
-# Those that broke count until the peer has heard of it.
-MAX_OPEN = 2 * MAX_STREAMS
-
 
 class Streams:
-    """Streams by number; numbers go up. Any thread may call.
+    """Streams by number, `most` of them; numbers go up. Any thread may call.
 
     A stream that breaks stays until the peer has been told what arrived by it, and what
     it carried from here is to be sent again once the peer has said what arrived there.
@@ -37,8 +33,9 @@ class Streams:
         pacer: Pacer,
         lost: Callable[[Stream, TransferError | None], None],
         spoiled: Callable[[End, TransferError], None],
+        most: int,
     ) -> None:
-        self._board = board
+        self._board, self._most = board, most
         self._make = partial(
             Stream, board=board, pacer=pacer, lost=lost, spoiled=spoiled
         )
@@ -61,8 +58,11 @@ class Streams:
                 raise TransferBroken("the session is over")
             if number <= self._newest:
                 raise TransferRefused(f"stream {number} comes after {self._newest}")
-            if max(len(self._streams), len(self._asked)) >= MAX_OPEN:
-                raise TransferRefused(f"a session has at most {MAX_OPEN} streams")
+            if max(len(self._streams), len(self._asked)) >= self._most:
+                raise TransferRefused(
+                    f"a session has at most {self._most} streams, broken ones among "
+                    "them; set `streams` alike on both sides"
+                )
             self._newest = number
             sock.sendall(welcome)
             stream = self._make(number, sock)

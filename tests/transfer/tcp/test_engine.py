@@ -142,7 +142,7 @@ def test_deregistering_here_ends_what_moves_the_memory(
 
 
 def test_answers_that_nobody_asked_for_are_kept_by_nobody() -> None:
-    streams = Streams(Board(print), Pacer(None), print, print)
+    streams = Streams(Board(print), Pacer(None), print, print, 9)
     with pytest.raises(TransferIntegrityError, match="nobody asked about stream 7"):
         streams.hear(7, 1, b"\xff" * 1000)
     with pytest.raises(TransferIntegrityError, match="nobody asked about stream 7"):

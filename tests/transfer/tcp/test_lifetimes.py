@@ -13,8 +13,8 @@ from prefillshare.transfer.base import Grant
 from prefillshare.transfer.tcp.engine import TcpEngine
 from prefillshare.transfer.tcp.link import TcpLink
 from prefillshare.transfer.tcp.session import Session
+from prefillshare.transfer.tcp.settings import ACCEPTED_STREAMS
 from prefillshare.transfer.tcp.slices import Cuts
-from prefillshare.transfer.tcp.streams import MAX_OPEN
 from prefillshare.transfer.tcp.transfer import TcpTransfer
 from tests.transfer.networked import SETTINGS
 from tests.transfer.pairs import SECONDS, Ends, nothing_left_behind, until
@@ -82,11 +82,13 @@ def test_a_transfer_of_a_session_that_is_over_is_over(two: Two) -> None:
 
 
 def test_a_session_has_so_many_streams_at_most(two: Two) -> None:
-    several = range(SETTINGS.streams + 1, MAX_OPEN + 1)
+    most = SETTINGS.open_streams
+    assert most == 2 * ACCEPTED_STREAMS
+    several = range(SETTINGS.streams + 1, most + 1)
     agreed, dialler = two.session.agreed, two.link._dialler
     socks = [dialler.dial_stream(agreed, number, SECONDS) for number in several]
-    with pytest.raises(TransferBroken):
-        dialler.dial_stream(agreed, MAX_OPEN + 1, SECONDS)
+    with pytest.raises(TransferBroken, match="set `streams` alike"):
+        dialler.dial_stream(agreed, most + 1, SECONDS)
     for sock in socks:
         sock.close()
     # The lender has asked what arrived by them, and needs no socket for that any more.

@@ -178,6 +178,7 @@ def test_a_stream_that_the_peer_lost_before_it_is_attached_is_refused_alone() ->
         Pacer(None),
         lambda stream, error: lost.append(stream.number),
         lambda end, error: None,
+        9,
     )
     # The peer's `Lost` overtakes what this side does with the peer's welcome.
     streams.retire(1)
