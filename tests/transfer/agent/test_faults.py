@@ -28,7 +28,15 @@ from prefillshare.transfer.base import Access, Grant, GrantEnd, Outcome
 from prefillshare.transfer.tcp.engine import TcpEngine
 from prefillshare.transfer.tcp.sockets import format_address
 from tests.serving.agents import SIZE, agent_process
-from tests.transfer.pairs import SECONDS, Ends, noise, nothing_left_behind, until
+from tests.transfer.pairs import (
+    LONG,
+    SECONDS,
+    Ends,
+    at_once,
+    noise,
+    nothing_left_behind,
+    until,
+)
 from tests.transfer.tcp.far import Far
 from tests.transfer.tcp.rig import SETTINGS
 
@@ -84,8 +92,9 @@ def test_a_worker_that_is_killed_while_it_moves_frees_what_it_held(
             each.ask("work", path=host.agent.path)
             each.ask("connect", address=grant.address)
         far.ask("start", grant=grant.to_dict())
-        far.kill()
-        until(lambda: host.agent.free_bytes == SIZE)
+        with at_once():
+            far.kill()
+            until(lambda: host.agent.free_bytes == SIZE)
         assert not ends.told
         another.ask("start", grant=grant.to_dict())
         assert another.ask("finish") == PART and another.ask("whole")
@@ -99,13 +108,14 @@ def test_a_worker_that_is_killed_while_it_lends_frees_what_it_held(host: Host) -
         grant = far.lend("read", PART)
         region = host.other.register(memoryview(bytearray(PART)))
         link = host.other.connect(grant.address)
-        transfer = link.read(grant, region, timeout=SECONDS)
+        transfer = link.read(grant, region, timeout=LONG)
         transfer.add(WHOLE // 2)
         until(lambda: transfer.progress[0] == PART // 2)
-        far.kill()
-        with pytest.raises(TransferEnded, match="withdrew"):
-            transfer.wait(SECONDS)
-        until(lambda: host.agent.free_bytes == SIZE)
+        with at_once():
+            far.kill()
+            with pytest.raises(TransferEnded, match="withdrew"):
+                transfer.wait(LONG)
+            until(lambda: host.agent.free_bytes == SIZE)
     with Far() as far:
         far.ask("work", path=host.agent.path)
         # All of the arena, and the link that is there already.
@@ -120,10 +130,11 @@ def test_an_arena_that_is_used_up_is_an_error_until_somebody_leaves(
     with Far() as far:
         far.ask("work", path=host.agent.path)
         far.lend("read", SIZE)
-        with pytest.raises(CapacityError, match=f"0 of {SIZE}"):
-            worker.allocate(1)
-        far.kill()
-        until(lambda: host.agent.free_bytes == SIZE)
+        with at_once():
+            with pytest.raises(CapacityError, match=f"0 of {SIZE}"):
+                worker.allocate(1)
+            far.kill()
+            until(lambda: host.agent.free_bytes == SIZE)
         worker.allocate(1)
     worker.close()
 
@@ -189,18 +200,19 @@ def test_an_agent_that_is_killed_is_an_error_on_both_sides(
         lent[:] = noise(100).tobytes()
         link = worker.connect(grant.address)
         begin = link.read if access == "read" else link.write
-        transfer = begin(grant, worker.register(part), timeout=SECONDS)
+        transfer = begin(grant, worker.register(part), timeout=LONG)
         transfer.add(WHOLE // 2)
         until(lambda: transfer.progress[0] == PART // 2)
         hundred = np.array([[0, 100]])
         theirs = worker.grant(worker.register(lent), hundred, "read", told)
-        process.kill()
-        with pytest.raises(TransferBroken, match="agent is gone"):
-            transfer.wait(SECONDS)
-        assert told.one() == GrantEnd(Outcome.CLOSED)
-        with pytest.raises(TransferBroken, match="agent is gone"):
-            worker.allocate(1)
-        worker.close()
+        with at_once():
+            process.kill()
+            with pytest.raises(TransferBroken, match="agent is gone"):
+                transfer.wait(LONG)
+            assert told.one() == GrantEnd(Outcome.CLOSED)
+            with pytest.raises(TransferBroken, match="agent is gone"):
+                worker.allocate(1)
+            worker.close()
         with pytest.raises(TransferBroken):
             host.other.connect(theirs.address)
         assert not ends.told
@@ -248,7 +260,7 @@ def test_an_agent_without_memory_lets_only_who_asks_for_it_go(
         limit = pages * resource.getpagesize() + (1 << 22)
         resource.prlimit(process.pid, resource.RLIMIT_AS, (limit, before[1]))
         many = np.tile(np.array([[0, 100]]), (1 << 21, 1))
-        with pytest.raises(TransferError):
+        with at_once(), pytest.raises(TransferError):
             greedy.grant(region, many, "read", lambda _: None)
         worker.allocate(100)
         resource.prlimit(process.pid, resource.RLIMIT_AS, before)
@@ -268,7 +280,7 @@ def _fits(worker: AgentEngine, size: int) -> bool:
 
 def test_an_agent_that_still_listens_is_not_replaced(host: Host) -> None:
     engine = TcpEngine()
-    with pytest.raises(ConfigError, match="cannot listen there"):
+    with at_once(), pytest.raises(ConfigError, match="cannot listen there"):
         Agent(host.agent.path, engine, Arena(4096, writers=True))
     AgentEngine(host.agent.path).close()
     engine.close()

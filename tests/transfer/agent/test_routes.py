@@ -17,7 +17,7 @@ from prefillshare.transfer.base import Grant, TransferStats
 from prefillshare.transfer.secure.contexts import SecuritySettings
 from prefillshare.transfer.tcp.engine import TcpEngine
 from tests.transfer.networked import SETTINGS, security
-from tests.transfer.pairs import SECONDS
+from tests.transfer.pairs import LONG, at_once
 from tests.transfer.tap import tapped
 
 SIZE = 100_000
@@ -51,7 +51,7 @@ def pull(
         region = worker.register(part)
         link = worker.connect(grant.address)
         batch = np.array([[0, 0, SIZE]])
-        stats = link.read(grant, region, batch, timeout=SECONDS).wait()
+        stats = link.read(grant, region, batch, timeout=LONG).wait()
         assert bytes(part) == (PLAIN * SIZE)[:SIZE]
         return stats
     finally:
@@ -80,7 +80,7 @@ def test_another_engine_at_the_end_of_a_route_is_not_taken_for_the_lender(
     tmp_path: Path,
 ) -> None:
     with lender(None) as (_, grant), lender(None) as (other, _):
-        with pytest.raises(TransferIdentityError, match="now listens at"):
+        with at_once(), pytest.raises(TransferIdentityError, match="now listens at"):
             pull(tmp_path, grant, other.address, None)
 
 
@@ -89,5 +89,5 @@ def test_a_stranger_at_the_end_of_a_route_is_turned_away(tmp_path: Path) -> None
     ours, here = (security(folders[0], n, f"site-{n}") for n in ("a", "b"))
     theirs = security(folders[1], "a", "site-a")
     with lender(ours) as (_, grant), lender(theirs) as (other, _):
-        with pytest.raises(TransferRefused, match="authority"):
+        with at_once(), pytest.raises(TransferRefused, match="authority"):
             pull(tmp_path, grant, other.address, here)

@@ -18,14 +18,23 @@ from prefillshare.transfer.tcp.engine import TcpEngine
 from prefillshare.transfer.tcp.link import TcpLink
 from prefillshare.transfer.tcp.settings import TcpSettings
 from tests.transfer.networked import security
-from tests.transfer.pairs import SECONDS, Ends, noise, nothing_left_behind, until
+from tests.transfer.pairs import (
+    LONG,
+    Ends,
+    at_once,
+    noise,
+    nothing_left_behind,
+    until,
+)
 from tests.transfer.tcp.far import Failed, Far
 from tests.transfer.tcp.rig import SETTINGS
 
 BOTH = pytest.mark.parametrize("access", ["read", "write"])
-SIZE = 1 << 20
+SIZE, FEW = 1 << 20, 1000
 # Only the end of a connection can tell in time, not its silence.
 PATIENT = SETTINGS.model_copy(update={"dead_seconds": 600.0})
+# The first slice leaves at once, and the last long after the end of a test.
+SLOW = PATIENT.model_copy(update={"rate_gbps": 1e-4})
 # Its silence is noticed well before the end of a test.
 IMPATIENT = SETTINGS.model_copy(update={"dead_seconds": 1.0})
 
@@ -60,14 +69,20 @@ class Peers:
 
     def start(self, link: TcpLink, grant: Grant) -> tuple[Transfer, bytearray]:
         """Move the first half of a grant of the other process."""
+        transfer, memory = self.begin(link, grant)
+        transfer.add(half(0))
+        until(lambda: transfer.progress[0] == SIZE // 2)
+        return transfer, memory
+
+    def begin(
+        self, link: TcpLink, grant: Grant, batch: Batch | None = None
+    ) -> tuple[Transfer, bytearray]:
+        """A transfer of a grant of the other process."""
         reads = grant.access == "read"
         memory = bytearray(SIZE) if reads else bytearray(noise(SIZE).tobytes())
         region = self.here.register(memoryview(memory))
         begin = link.read if reads else link.write
-        transfer = begin(grant, region, timeout=SECONDS)
-        transfer.add(half(0))
-        until(lambda: transfer.progress[0] == SIZE // 2)
-        return transfer, memory
+        return begin(grant, region, batch, timeout=LONG), memory
 
     def move(self, link: TcpLink, far: Far, access: Access) -> None:
         """Move all of a new grant of the other process."""
@@ -75,7 +90,7 @@ class Peers:
         transfer, memory = self.start(link, grant)
         transfer.add(half(1))
         transfer.finish()
-        transfer.wait(SECONDS)
+        transfer.wait(LONG)
         assert memory == noise(SIZE).tobytes() and far.ask("whole")
         assert far.ask("ended") == ["done", SIZE]
 
@@ -95,6 +110,12 @@ def patient(keys: list[SecuritySettings | None]) -> Iterator[Peers]:
 
 
 @pytest.fixture
+def slow(keys: list[SecuritySettings | None]) -> Iterator[Peers]:
+    with nothing_left_behind(), ExitStack() as stack:
+        yield Peers(keys, SLOW, stack)
+
+
+@pytest.fixture
 def impatient(keys: list[SecuritySettings | None]) -> Iterator[Peers]:
     with nothing_left_behind(), ExitStack() as stack:
         yield Peers(keys, IMPATIENT, stack)
@@ -105,6 +126,11 @@ def half(which: int) -> Batch:
     return np.array([[which * SIZE // 2, which * SIZE // 2, SIZE // 2]])
 
 
+def batch(size: int) -> Batch:
+    """All of it, or the first bytes."""
+    return np.array([[0, 0, size]])
+
+
 @BOTH
 def test_a_lender_that_is_killed_breaks_what_is_under_way(
     patient: Peers, access: Access
@@ -112,14 +138,36 @@ def test_a_lender_that_is_killed_breaks_what_is_under_way(
     far = patient.far()
     link = patient.here.connect(address := patient.open(far))
     transfer, _ = patient.start(link, grant := far.lend(access, SIZE))
-    far.kill()
-    with pytest.raises(TransferBroken, match="the peer is gone"):
-        transfer.wait(SECONDS)
-    with pytest.raises(TransferBroken, match="refused"):
-        patient.start(link, grant)
+    with at_once():
+        far.kill()
+        with pytest.raises(TransferBroken, match="the peer is gone"):
+            transfer.wait(LONG)
+        with pytest.raises(TransferBroken, match="refused"):
+            patient.start(link, grant)
     another = patient.far()
     assert patient.open(another, address) == address
     patient.move(link, another, access)
+
+
+@BOTH
+def test_a_lender_that_is_killed_breaks_a_batch_of_which_all_is_under_way(
+    slow: Peers, access: Access
+) -> None:
+    far = slow.far()
+    link = slow.here.connect(address := slow.open(far))
+    transfer, _ = slow.begin(link, far.lend(access, SIZE), batch(SIZE))
+    until(lambda: transfer.progress[0] > 0)
+    with at_once():
+        far.kill()
+        with pytest.raises(TransferBroken, match="the peer is gone"):
+            transfer.wait(LONG)
+    moved, added = transfer.progress
+    assert 0 < moved < added == SIZE
+    another = slow.far()
+    slow.open(another, address)
+    small = another.lend(access, FEW)
+    slow.begin(link, small, batch(FEW))[0].wait(LONG)
+    assert another.ask("ended") == ["done", FEW]
 
 
 def test_a_lender_that_was_started_again_is_another(patient: Peers) -> None:
@@ -130,8 +178,11 @@ def test_a_lender_that_was_started_again_is_another(patient: Peers) -> None:
     another = patient.far()
     patient.open(another, address)
     region = patient.here.register(memoryview(bytearray(SIZE)))
-    with pytest.raises(TransferIdentityError, match=f"grant is of {grant.engine}"):
-        link.read(grant, region, timeout=SECONDS)
+    with (
+        at_once(),
+        pytest.raises(TransferIdentityError, match=f"grant is of {grant.engine}"),
+    ):
+        link.read(grant, region, timeout=LONG)
     patient.move(link, another, "read")
 
 
@@ -145,8 +196,9 @@ def test_a_mover_that_is_killed_leaves_the_grant_as_it_was(
         patient.open(each)
         each.ask("connect", address=patient.here.address)
     far.ask("start", grant=grant.to_dict())
-    far.kill()
-    until(lambda: len(patient.here._listener._sessions) == 1)
+    with at_once():
+        far.kill()
+        until(lambda: len(patient.here._listener._sessions) == 1)
     assert not ends.told
     another.ask("start", grant=grant.to_dict())
     assert another.ask("finish") == SIZE
@@ -155,13 +207,39 @@ def test_a_mover_that_is_killed_leaves_the_grant_as_it_was(
 
 
 @BOTH
+def test_a_mover_that_is_killed_with_a_whole_batch_under_way_leaves_the_grant(
+    slow: Peers, access: Access
+) -> None:
+    far = slow.far()
+    grant, _, ends = slow.lend(access)
+    slow.open(far)
+    far.ask("connect", address=slow.here.address)
+    far.ask("prepare", grant=grant.to_dict())
+    far.tell("finish")
+    (session,) = slow.here._listener._sessions.values()
+    until(lambda: bool((end := session.board.find(1)) and end.moved))
+    with at_once():
+        far.kill()
+        until(lambda: not slow.here._listener._sessions)
+    assert not ends.told
+    mover = TcpEngine(settings=PATIENT, security=slow.keys[1])
+    slow.stack.callback(mover.close)
+    link = mover.connect(slow.here.address)
+    region = mover.register(memoryview(bytearray(FEW)))
+    begin = link.read if access == "read" else link.write
+    begin(grant, region, batch(FEW), timeout=LONG).wait()
+    assert ends.one() == GrantEnd(Outcome.DONE, b"", FEW)
+
+
+@BOTH
 def test_a_lender_that_is_silent_is_given_up(impatient: Peers, access: Access) -> None:
     far = impatient.far()
     link = impatient.here.connect(impatient.open(far))
     transfer, _ = impatient.start(link, far.lend(access, SIZE))
     far.signal(signal.SIGSTOP)
-    with pytest.raises(TransferBroken, match="silent for"):
-        transfer.wait(SECONDS)
+    # After its `dead_seconds`, that is, not with the transfer's time.
+    with at_once(), pytest.raises(TransferBroken, match="silent for"):
+        transfer.wait(LONG)
     far.signal(signal.SIGCONT)
     impatient.move(link, far, access)
 
@@ -174,7 +252,8 @@ def test_a_mover_that_is_silent_is_given_up(impatient: Peers, access: Access) ->
     far.ask("connect", address=impatient.here.address)
     far.ask("start", grant=grant.to_dict())
     far.signal(signal.SIGSTOP)
-    until(lambda: not impatient.here._listener._sessions)
+    with at_once():
+        until(lambda: not impatient.here._listener._sessions)
     assert not ends.told
     far.signal(signal.SIGCONT)
     with pytest.raises(Failed) as failed:
