@@ -213,6 +213,8 @@ class LocalLink(Beginning[FedTransfer]):
     def __init__(self, engine: LocalEngine, address: str) -> None:
         self.engine = engine
         self.address = address
+        # Held while a transfer starts: `close` finds it, or it does not start.
+        self._starting = threading.Lock()
         self._closed = False
         self._mine: set[FedTransfer] = set()
 
@@ -265,18 +267,24 @@ class LocalLink(Beginning[FedTransfer]):
             transfer.finish()
         self.check(grant)
         move = self.mover(grant)
-        self._mine = {each for each in self._mine if not each.done} | {transfer}
         try:
-            self.engine.start(transfer, move)
+            self._start(transfer, move)
         except BaseException as error:
             self.unused(move)
             transfer.settle(error)
             raise
         return transfer
 
+    def _start(self, transfer: FedTransfer, move: Mover) -> None:
+        with self._starting:
+            self.check(transfer.grant)
+            self.engine.start(transfer, move)
+            self._mine = {each for each in self._mine if not each.done} | {transfer}
+
     def close(self) -> None:
         """See `Link.close`."""
-        self._closed = True
-        mine = self._mine
+        with self._starting:
+            self._closed = True
+            mine = self._mine
         why = TransferClosed("the link was closed on this side")
         self.engine.stop(lambda transfer: transfer in mine, why)

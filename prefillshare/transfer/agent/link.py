@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -97,6 +98,7 @@ class AgentLink(Beginning[AgentTransfer]):
 
     def __init__(self, engine: Asking, address: str) -> None:
         self._engine, self._address = engine, address
+        self._lock = threading.Lock()
         self._closed = False
         self._mine: list[AgentTransfer] = []
 
@@ -112,10 +114,11 @@ class AgentLink(Beginning[AgentTransfer]):
 
     def close(self) -> None:
         """Cancel what this process has under way; the host's connection stays."""
-        self._closed = True
-        why = TransferClosed("the link was closed on this side")
-        for transfer in self._mine:
-            transfer.stop(why)
+        with self._lock:
+            self._closed = True
+            mine = self._mine
+        for transfer in mine:
+            transfer.stop(_closed())
 
     def begin(
         self,
@@ -140,5 +143,14 @@ class AgentLink(Beginning[AgentTransfer]):
             "note": len(note),
         }
         self._engine.begin(transfer, body, note + table)
-        self._mine = [each for each in self._mine if not each.done] + [transfer]
+        with self._lock:
+            self._mine = [each for each in self._mine if not each.done] + [transfer]
+            closed = self._closed
+        if closed:
+            # While the agent was asked: `close` knew nothing of it yet.
+            transfer.stop(_closed())
         return transfer
+
+
+def _closed() -> TransferClosed:
+    return TransferClosed("the link was closed on this side")
