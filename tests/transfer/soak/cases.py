@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -42,6 +42,7 @@ HARMS = (
     "kill mover",
 )
 Harm = str
+LARGE = 1 << 20
 HALF_FED = frozenset({"cancel", "timeout", "revoke", "expire", "leave"})
 
 
@@ -64,7 +65,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Wave:
-    """Transfers at once, and the harm done to their way after some of their bytes."""
+    """Transfers at once, and the harm done to their way after a part of their bytes."""
 
     cases: tuple[Case, ...]
     harm: Harm
@@ -72,23 +73,28 @@ class Wave:
 
 
 def waves(seed: int, count: int) -> Iterator[Wave]:
-    """Waves of `count` transfers in all."""
+    """Waves of `count` transfers in all, the first of which do each harm once."""
     rng = random.Random(seed)
+    due = rng.sample(HARMS[1:], len(HARMS) - 1)
     number = 0
     while number < count:
         several = min(rng.randint(1, 6), count - number)
         cases = tuple(_case(rng, number + n) for n in range(several))
         number += several
         weights = [40, 12, 6, 6, 8, 6, 3, 3]
-        harm = rng.choices(HARMS, weights)[0]
+        harm, after = rng.choices(HARMS, weights)[0], rng.random()
+        if due:
+            harm, cases = due.pop(), (_large(cases[0]), *cases[1:])
+            # Its bytes do pass, whatever is done to the others.
+            after *= cases[0].size / sum(case.size for case in cases)
         if harm.startswith("kill"):
             cases = tuple(_plain(case) for case in cases)
-        yield Wave(cases, harm, rng.random())
+        yield Wave(cases, harm, after)
 
 
 def _case(rng: random.Random, number: int) -> Case:
     fault = rng.choices(FAULTS, [50] + [5] * (len(FAULTS) - 1))[0]
-    size = rng.choice([rng.randint(2, 2000), rng.randint(2, 40_000), 1 << 18, 1 << 20])
+    size = rng.choice([rng.randint(2, 2000), rng.randint(2, 40_000), 1 << 18, LARGE])
     size += rng.randint(0, 99)
     return Case(
         number,
@@ -102,7 +108,11 @@ def _case(rng: random.Random, number: int) -> Case:
 
 
 def _plain(case: Case) -> Case:
-    return Case(**{**case.to_dict(), "fault": "none"})
+    return replace(case, fault="none")
+
+
+def _large(case: Case) -> Case:
+    return replace(_plain(case), size=LARGE, rows=1000)
 
 
 class Layout:

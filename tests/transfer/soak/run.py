@@ -37,13 +37,13 @@ class Findings:
         """Add to a table of counts."""
         self.counts.setdefault(what, Counter())[which] += by
 
-    def enter(self, record: Record) -> None:
+    def enter(self, record: Record, mode: Mode) -> None:
         """Judge a transfer."""
         case = record.case
         self.count("transfers", "delivered" if record.delivered else "failed")
         self.count("kinds", f"{case.access}, {'fed' if case.fed else 'whole'}")
         if case.fault != "none":
-            self.count("faults of one transfer", case.fault)
+            self.count(f"{mode}: faults of one transfer", case.fault)
         for error in record.tries:
             if error is not None:
                 self.count("errors", error)
@@ -82,7 +82,7 @@ def _segment(
             if before is None and passed >= count / 5:
                 before = _quiet(stage, done)
             for record in stage.play(wave):
-                findings.enter(record)
+                findings.enter(record, mode)
             passed += len(wave.cases)
             findings.count("modes", mode, len(wave.cases))
             if wave.harm in HARMED:
@@ -90,7 +90,7 @@ def _segment(
             if passed % 500 < len(wave.cases):
                 say(f"{mode}: {passed} of {count}, {len(findings.wrong)} wrong")
         for harm in stage.sprung:
-            findings.count("harm to a wave", harm)
+            findings.count(f"{mode}: harm to a wave", harm)
         assert before is not None
         _compare(mode, before, _quiet(stage, done), findings)
         stage.give_back()
