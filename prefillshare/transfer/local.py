@@ -33,7 +33,7 @@ from prefillshare.transfer.base import (
 )
 from prefillshare.transfer.beginning import Beginning
 from prefillshare.transfer.fed import FedTransfer
-from prefillshare.transfer.grants import GrantTable, Loan
+from prefillshare.transfer.grants import GrantTable, Loan, still_used
 from prefillshare.transfer.pending import STOP_SECONDS
 from prefillshare.transfer.ranges import Pieces, as_ranges, check_disjoint, check_within
 
@@ -113,9 +113,11 @@ class LocalEngine(ABC):
         """See `Engine.deregister`; transfers from and to it are cancelled first."""
         self.check_region(region)
         del self._regions[region.number]
-        self.table.revoke_region(region.number, STOP_SECONDS)
+        free = self.table.revoke_region(region.number, STOP_SECONDS)
         why = TransferClosed("the region was deregistered on this side")
-        self.stop(lambda transfer: transfer.region is region, why)
+        if not self.stop(lambda transfer: transfer.region is region, why) or not free:
+            self._regions[region.number] = region
+            raise still_used(region)
 
     def grant(
         self,
@@ -187,8 +189,11 @@ class LocalEngine(ABC):
         else:
             transfer.settle()
 
-    def stop(self, which: Callable[[FedTransfer], bool], why: TransferError) -> None:
-        """Stop transfers and wait for their threads, other than this one."""
+    def stop(self, which: Callable[[FedTransfer], bool], why: TransferError) -> bool:
+        """Stop transfers and wait for their threads, other than this one.
+
+        Whether they are over.
+        """
         with self._lock:
             ending = [pair for pair in self._moving.items() if which(pair[0])]
         for transfer, _ in ending:
@@ -197,6 +202,7 @@ class LocalEngine(ABC):
         for _, thread in ending:
             if thread is not threading.current_thread():
                 thread.join(max(0.0, until - time.monotonic()))
+        return all(transfer.done for transfer, _ in ending)
 
     def close(self) -> None:
         """See `Engine.close`."""

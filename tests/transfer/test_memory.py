@@ -13,6 +13,7 @@ from prefillshare.errors import (
     TransferIntegrityError,
     TransferTimeout,
 )
+from prefillshare.transfer import local
 from prefillshare.transfer.base import Access, Outcome
 from prefillshare.transfer.memory import Fault, MemoryEngine, MemoryNetwork
 from tests.transfer.pairs import SECONDS, Ends, noise, nothing_left_behind
@@ -91,3 +92,19 @@ def test_a_transfer_that_stalls_can_be_withdrawn(
     with pytest.raises(TransferError):
         transfer.wait(SECONDS / 2)
     assert ends.one().outcome is Outcome.REVOKED
+
+
+def test_memory_that_is_not_let_go_of_stays_registered(
+    engines: tuple[MemoryEngine, MemoryEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "STOP_SECONDS", 0.01)
+    lender, ends = engines[0], Ends()
+    region = lender.register(noise(1000).data)
+    grant = lender.grant(region, np.array([[0, 1000]]), "read", ends)
+    shown = bytes.fromhex(grant.grant_id), bytes.fromhex(grant.capability)
+    loan = lender.table.enter(*shown, "read", lambda _: None)
+    with pytest.raises(TransferTimeout, match="do not free the memory"):
+        lender.deregister(region)
+    lender.table.leave(loan, None)
+    assert ends.one().outcome is Outcome.REVOKED
+    lender.deregister(region)
