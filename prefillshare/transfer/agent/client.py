@@ -25,6 +25,7 @@ from prefillshare.transfer.base import (
     Ranges,
     Region,
 )
+from prefillshare.transfer.grants import still_used
 from prefillshare.transfer.ranges import as_ranges, check_disjoint, check_within
 
 _log = logging.getLogger(__name__)
@@ -91,23 +92,34 @@ class AgentEngine:
 
     def deregister(self, region: Region) -> None:
         """See `Engine.deregister`; the arena stays registered with the agent."""
-        self.offset_of(region)
+        offset = self.offset_of(region)
         with self._lock:
             del self._offsets[region]
             lent = {t: each for t, each in self._lent.items() if each.region is region}
             moving = [t for t in self._transfers.values() if t.region is region]
-        for each in lent.values():
-            self.revoke(each.grant_id)
+        try:
+            self._let_go(region, lent, moving)
+        except BaseException:
+            with self._lock:
+                self._offsets[region] = offset
+            raise
+
+    def _let_go(
+        self, region: Region, lent: Mapping[int, _Lent], moving: list[AgentTransfer]
+    ) -> None:
         for transfer in moving:
             transfer.stop(TransferClosed("the region was deregistered on this side"))
+        for each in lent.values():
+            self.revoke(each.grant_id)
         with self._lock:
-            self._lock.wait_for(
+            if not self._lock.wait_for(
                 lambda: (
                     not lent.keys() & self._lent.keys()
                     and all(transfer.done for transfer in moving)
                 ),
                 ANSWER_SECONDS,
-            )
+            ):
+                raise still_used(region)
 
     def offset_of(self, region: Region) -> int:
         """Where a region begins in the arena; `ValueError` unless it is registered."""

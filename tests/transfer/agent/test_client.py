@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from prefillshare.errors import TransferBroken, TransferTimeout
-from prefillshare.transfer.agent import connection
+from prefillshare.transfer.agent import client, connection
 from prefillshare.transfer.agent.client import AgentEngine
 from prefillshare.transfer.agent.server import Agent
 from prefillshare.transfer.arena import Arena
 from prefillshare.transfer.base import Outcome
 from prefillshare.transfer.tcp.engine import TcpEngine
 from tests.serving.agents import agent_process
-from tests.transfer.pairs import Ends, until
+from tests.transfer.pairs import LONG, Ends, until
 
 WHOLE = np.array([[0, 100]])
 
@@ -64,6 +64,33 @@ def test_an_agent_that_hangs_is_said(
         finally:
             os.kill(process.pid, signal.SIGCONT)
             worker.close()
+
+
+def test_memory_that_an_agent_may_still_move_stays_registered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lender = TcpEngine()
+    lent = lender.register(memoryview(bytearray(100)))
+    grant = lender.grant(lent, WHOLE, "read", Ends())
+    with agent_process(tmp_path) as (process, _):
+        worker = AgentEngine(str(tmp_path / "socket"))
+        region = worker.register(worker.allocate(100))
+        link = worker.connect(lender.address)
+        transfer = link.read(grant, region, timeout=LONG)
+        monkeypatch.setattr(client, "ANSWER_SECONDS", 0.05)
+        os.kill(process.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        try:
+            with pytest.raises(TransferTimeout, match="still"):
+                worker.deregister(region)
+            assert worker.offset_of(region) == 0 and not transfer.done
+        finally:
+            os.kill(process.pid, signal.SIGCONT)
+        monkeypatch.undo()
+        worker.deregister(region)
+        assert transfer.done
+        worker.close()
+    lender.close()
 
 
 def test_an_agent_that_is_gone_is_said_and_its_grants_are_over(tmp_path: Path) -> None:
