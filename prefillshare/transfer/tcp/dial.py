@@ -30,7 +30,7 @@ from prefillshare.transfer.tcp.destination import Destination
 from prefillshare.transfer.tcp.outcomes import failure_of
 from prefillshare.transfer.tcp.session import Agreed
 from prefillshare.transfer.tcp.settings import TcpSettings
-from prefillshare.transfer.tcp.sockets import Address, shut, tune, watch
+from prefillshare.transfer.tcp.sockets import Address, connect, shut, tune, watch
 from prefillshare.transfer.timer import Timer
 
 STREAM = struct.Struct("!4s16sI32s")
@@ -147,7 +147,8 @@ class Dialler:
         Raises `TransferBroken` if it fails.
         """
         deadline = time.monotonic() + min(timeout, self.settings.handshake_seconds)
-        sock = self._connect(agreed.there, deadline)
+        size = self.settings.buffer_bytes
+        sock = self._connect(agreed.there, deadline, size)
         try:
             proof = proof_of(agreed.secret, agreed.session, number)
             sock.sendall(STREAM.pack(STREAM_MAGIC, agreed.session, number, proof))
@@ -156,7 +157,7 @@ class Dialler:
                     f"{self.address} takes no stream {number}; if it has enough, set "
                     "`streams` alike on both sides"
                 )
-            tune(sock, self.settings.buffer_bytes, self.settings.dead_seconds)
+            tune(sock, self.settings.dead_seconds)
             sock.settimeout(None)
         except (OSError, TransferError) as error:
             sock.close()
@@ -166,10 +167,12 @@ class Dialler:
             raise TransferBroken(f"{self.address}: {why}") from error
         return sock
 
-    def _connect(self, where: Address, deadline: float) -> socket.socket:
+    def _connect(
+        self, where: Address, deadline: float, buffer_bytes: int | None = None
+    ) -> socket.socket:
         try:
             left = max(0.001, deadline - time.monotonic())
-            sock = socket.create_connection(where, left)
+            sock = connect(where, left, buffer_bytes)
         except (OSError, UnicodeError) as error:
             raise TransferBroken(f"{self.address}: {error}") from error
         sock.settimeout(max(0.001, deadline - time.monotonic()))

@@ -26,6 +26,7 @@ from prefillshare.transfer.tcp.session import Agreed, Session
 from prefillshare.transfer.tcp.settings import TcpSettings
 from prefillshare.transfer.tcp.sockets import (
     format_address,
+    listen,
     receive_all,
     shut,
     tune,
@@ -62,9 +63,8 @@ class Listener:
     ) -> None:
         self._engine, self._settings, self._security = engine, settings, security
         self._timer, self._welcome = timer, welcome
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            self._sock = socket.create_server((host, port), family=family, backlog=128)
+            self._sock = listen(host, port, settings.buffer_bytes)
         except (OSError, OverflowError) as error:
             raise ConfigError(
                 f"cannot listen on {host}:{port} ({error}); choose another address"
@@ -216,7 +216,7 @@ class Listener:
         same = hmac.compare_digest(dial.proof_of(secret, name, number), proof)
         if magic != dial.STREAM_MAGIC or session is None or not same:
             raise TransferRefused("a stream of no session")
-        tune(sock, self._settings.buffer_bytes, self._settings.dead_seconds)
+        tune(sock, self._settings.dead_seconds)
         sock.settimeout(None)
         session.attach(number, sock, dial.WELCOME)
         return True

@@ -23,10 +23,11 @@ class TcpSettings(Config):
     `sealed: auto` encrypts between sites, by region and site of the certificates, and
     has checksums within one. `rate_gbps` caps what leaves over one link, in 1e9 bits
     per second. `bandwidth_gbps` and `rtt_seconds` of the path size the sockets'
-    buffers; without them the kernel does. A peer that is silent for `dead_seconds` is
-    dead. Memory of a transfer that is over is free after `grace_seconds` at the latest:
-    streams that are still at it are broken off. A broken stream is made again after
-    `retry_seconds`, then after twice that, up to a hundredfold.
+    buffers, where the kernel does not reach that size by itself. A peer that is silent
+    for `dead_seconds` is dead. Memory of a transfer that is over is free after
+    `grace_seconds` at the latest: streams that are still at it are broken off. A broken
+    stream is made again after `retry_seconds`, then after twice that, up to a
+    hundredfold.
 
     `streams` and `slice_bytes` also say what a peer may ask of this side: as much as
     this side does itself, and `ACCEPTED_STREAMS` and `ACCEPTED_SLICE_BYTES` anyway.

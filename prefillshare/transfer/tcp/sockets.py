@@ -9,7 +9,9 @@ import struct
 from collections.abc import Sequence
 
 from prefillshare.errors import TransferBroken
+from prefillshare.transfer.tcp.buffers import size_buffers
 
+_BACKLOG = 128
 # Linux takes 1024 pieces a call (IOV_MAX).
 _PIECES = 1000
 # What the kernel takes of a stream beyond what is under way: with more, a slow path
@@ -44,19 +46,54 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def tune(sock: socket.socket, buffer_bytes: int | None, dead_seconds: float) -> None:
+def listen(host: str, port: int, buffer_bytes: int | None) -> socket.socket:
+    """A socket whose connections have such buffers; raises `OSError`."""
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        size_buffers(sock, buffer_bytes)
+        sock.bind((host, port))
+        sock.listen(_BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def connect(
+    where: Address, timeout: float, buffer_bytes: int | None = None
+) -> socket.socket:
+    """A connection to the first address of a host that takes it; raises `OSError`.
+
+    `timeout`, in seconds, is for each of them.
+    """
+    failed = OSError(f"{where[0]} has no address")
+    for family, kind, protocol, _, there in socket.getaddrinfo(
+        *where, type=socket.SOCK_STREAM
+    ):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(timeout)
+            size_buffers(sock, buffer_bytes)
+            sock.connect(there)
+        except OSError as error:
+            sock.close()
+            failed = error
+        else:
+            return sock
+    raise failed
+
+
+def tune(sock: socket.socket, dead_seconds: float) -> None:
     """Set a data connection up.
 
-    `buffer_bytes` should be bandwidth times delay; without it the kernel sizes buffers
-    by itself, up to its limits (net.ipv4.tcp_wmem, tcp_rmem). A peer that
-    acknowledges nothing for `dead_seconds` is dead.
+    A peer that acknowledges nothing for `dead_seconds` is dead.
     """
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
     watch(sock, dead_seconds)
-    if buffer_bytes is not None:
-        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-            sock.setsockopt(socket.SOL_SOCKET, option, min(buffer_bytes, 1 << 30))
 
 
 def watch(sock: socket.socket, dead_seconds: float) -> None:

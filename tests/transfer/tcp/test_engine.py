@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from prefillshare.transfer.base import Access, Batch, GrantEnd, Outcome
 from prefillshare.transfer.tcp import frames
 from prefillshare.transfer.tcp.board import Board
 from prefillshare.transfer.tcp.pacing import Pacer
-from prefillshare.transfer.tcp.settings import TcpSettings
 from prefillshare.transfer.tcp.streams import Streams
 from tests.transfer.pairs import SECONDS
 from tests.transfer.tcp.middleman import Unit
@@ -107,21 +105,6 @@ def test_connections_stay_and_tell_what_the_kernel_knows(pair: Rig) -> None:
         assert each.retransmits < 1000
         assert 1e4 < each.delivery_bytes_per_second < 1e13
     assert carried
-
-
-def test_buffers_hold_bandwidth_times_delay(tmp_path: Path) -> None:
-    path = TcpSettings(streams=4, bandwidth_gbps=0.4, rtt_seconds=0.01)
-    assert path.buffer_bytes == 125_000
-    wide = path.model_copy(update={"bandwidth_gbps": 10.0, "rtt_seconds": 0.08})
-    assert wide.buffer_bytes == 25_000_000
-    with rig(tmp_path, settings=path) as pair:
-        session = pair.link._session
-        assert session is not None
-        for stream in session.streams():
-            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-                # The kernel doubles it, for its own needs.
-                found = stream._sock.getsockopt(socket.SOL_SOCKET, option)
-                assert found == 250_000
 
 
 @BOTH
