@@ -16,7 +16,7 @@ from prefillshare.errors import (
     TransferRefused,
 )
 from prefillshare.transfer.base import Batch, Grant, GrantEnd, Outcome
-from tests.transfer.pairs import SECONDS, Pair, noise, until
+from tests.transfer.pairs import LONG, SECONDS, Pair, at_once, noise, until
 
 WHOLE: Batch = np.array([[0, 0, 100]], np.int64)
 HALF: Batch = np.array([[0, 0, 50]], np.int64)
@@ -62,13 +62,14 @@ def test_an_expired_grant_is_over(pair: Pair) -> None:
 
 def test_a_lease_ends_what_is_under_way(pair: Pair) -> None:
     grant = pair.grant(pair.make(noise(100)), [[0, 100]])
-    transfer = pair.link.read(grant, pair.target(100)[1], timeout=SECONDS)
+    transfer = pair.link.read(grant, pair.target(100)[1], timeout=LONG)
     transfer.add(HALF)
     until(lambda: transfer.progress[0] == 50)
-    pair.expire()
-    with pytest.raises(TransferEnded):
-        transfer.wait(SECONDS)
-    assert pair.ends.one() == GrantEnd(Outcome.EXPIRED)
+    with at_once():
+        pair.expire()
+        with pytest.raises(TransferEnded):
+            transfer.wait(LONG)
+        assert pair.ends.one() == GrantEnd(Outcome.EXPIRED)
 
 
 @pytest.mark.parametrize("access", ["read", "write"])
@@ -76,19 +77,20 @@ def test_revoking_ends_what_is_under_way(pair: Pair, access: str) -> None:
     region, near = pair.make(noise(100)), pair.target(100)[1]
     if access == "read":
         grant = pair.grant(region, [[0, 100]])
-        transfer = pair.link.read(grant, near, timeout=SECONDS)
+        transfer = pair.link.read(grant, near, timeout=LONG)
     else:
         grant = pair.grant(region, [[0, 100]], "write")
-        transfer = pair.link.write(grant, near, timeout=SECONDS)
+        transfer = pair.link.write(grant, near, timeout=LONG)
     transfer.add(HALF)
     if access == "read":
         until(lambda: transfer.progress[0] == 50)
     else:
         until(lambda: not pair.held(region)[:50].any())
-    pair.lender.revoke(grant.grant_id)
-    with pytest.raises(TransferEnded):
-        transfer.wait(SECONDS)
-    assert pair.ends.one() == GrantEnd(Outcome.REVOKED)
+    with at_once():
+        pair.lender.revoke(grant.grant_id)
+        with pytest.raises(TransferEnded):
+            transfer.wait(LONG)
+        assert pair.ends.one() == GrantEnd(Outcome.REVOKED)
     pair.lender.revoke(grant.grant_id)
     pair.lender.revoke("0" * 32)
     with pytest.raises(ValueError, match="hex"):
@@ -100,7 +102,8 @@ def test_deregistering_ends_grants_first(pair: Pair) -> None:
     region, other = pair.make(noise(100)), pair.make(noise(100))
     grant = pair.grant(region, [[0, 100]])
     kept = pair.lender.grant(other, np.array([[0, 100]]), "read", lambda _: None)
-    pair.lender.deregister(region)
+    with at_once():
+        pair.lender.deregister(region)
     assert pair.ends.told == [GrantEnd(Outcome.REVOKED)]
     refusal(pair, grant)
     with pytest.raises(ValueError, match="registered"):
@@ -152,13 +155,14 @@ def test_the_mover_may_close(pair: Pair) -> None:
 def test_the_lender_may_close(pair: Pair) -> None:
     region = pair.make(noise(100))
     grant = pair.grant(region, [[0, 100]])
-    transfer = pair.link.read(grant, pair.target(100)[1], timeout=SECONDS)
+    transfer = pair.link.read(grant, pair.target(100)[1], timeout=LONG)
     transfer.add(HALF)
     until(lambda: transfer.progress[0] == 50)
-    pair.lender.close()
-    assert pair.ends.told == [GrantEnd(Outcome.CLOSED)]
-    with pytest.raises((TransferEnded, TransferBroken)):
-        transfer.wait(SECONDS)
+    with at_once():
+        pair.lender.close()
+        assert pair.ends.told == [GrantEnd(Outcome.CLOSED)]
+        with pytest.raises((TransferEnded, TransferBroken)):
+            transfer.wait(LONG)
     with pytest.raises(TransferError):
         pair.grant(region, [[0, 100]])
     assert pair.ends.told == [GrantEnd(Outcome.CLOSED)]
