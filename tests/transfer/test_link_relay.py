@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from prefillshare.errors import ConfigError
+from prefillshare.transfer.linkemu import shaper
 from prefillshare.transfer.linkemu.relay import Direction, LinkEmulator, Pipe
 from prefillshare.transfer.linkemu.shaper import LinkSettings
 
@@ -144,6 +145,25 @@ def test_what_does_not_fit_waits_until_there_is_room() -> None:
         await way.leave(81)
         await way.enter(pipe, bytes(1000))
         assert [len(data) for _, data in pipe.chunks] == [60, 40, 41, 1000]
+
+    asyncio.run(run())
+
+
+def test_a_reader_that_stops_does_not_fill_the_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shaper, "UNDER_WAY_BYTES", 100)
+
+    async def run() -> None:
+        settings = LinkSettings(delay=1.0, queue_bytes=50)
+        way, pipe = Direction(settings, lambda: 0.0), Pipe()
+        await way.enter(pipe, bytes(100))
+        await way.enter(pipe, bytes(50))
+        waiting = asyncio.create_task(way.enter(pipe, bytes(1)))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await way.leave(100)
+        await waiting
 
     asyncio.run(run())
 

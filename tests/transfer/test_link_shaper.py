@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefillshare.transfer.linkemu.shaper import LinkSettings, Shaper
+from prefillshare.transfer.linkemu.shaper import UNDER_WAY_BYTES, LinkSettings, Shaper
 
 # Gaps before chunks, and their sizes in bytes.
 TRAFFIC = st.lists(
@@ -102,6 +102,9 @@ def test_a_link_holds_what_is_under_way_and_its_queue() -> None:
     settings = LinkSettings(rate=8e6, delay=0.04, jitter=0.01, queue_bytes=500)
     assert settings.capacity == pytest.approx(500 + 1e6 * 0.05)
     assert LinkSettings(queue_bytes=500).capacity == 500
+    # At no set rate, too, it is not for ever more.
+    for long in ({"delay": 0.04}, {"jitter": 0.01}):
+        assert LinkSettings(queue_bytes=500, **long).capacity == 500 + UNDER_WAY_BYTES
 
 
 def test_each_way_has_jitter_of_its_own_and_the_same_every_time() -> None:

@@ -9,19 +9,23 @@ finds out a link's rate, is not emulated.
 from __future__ import annotations
 
 import random
-from math import ceil, inf
+from math import ceil
 from typing import Self
 
 from pydantic import Field, model_validator
 
 from prefillshare.config import Config
 
+# A round trip of 100 ms at 20 Gbit/s: more than the emulator carries.
+UNDER_WAY_BYTES = 1 << 28
+
 
 class LinkSettings(Config):
     """One direction of a link; both have the same.
 
     Attributes:
-        rate: in bits per second; null carries as fast as the host does.
+        rate: in bits per second; null carries as fast as the host does, with at most
+            `UNDER_WAY_BYTES` under way.
         delay: one way, in seconds: half of what a round trip takes.
         jitter: at most so much more, in seconds, drawn evenly by `seed`.
         stall_every, stall: after each `stall_every` seconds of service the line stands
@@ -50,10 +54,12 @@ class LinkSettings(Config):
     @property
     def capacity(self) -> float:
         """Bytes that the link holds at most: queued and under way."""
+        if not (long := self.delay + self.jitter):
+            return self.queue_bytes
         if self.rate is None:
-            # At no set rate what is under way has no bound of its own.
-            return inf if self.delay or self.jitter else float(self.queue_bytes)
-        return self.queue_bytes + self.rate / 8 * (self.delay + self.jitter)
+            # What is under way has no bound of its own, where the reader stops.
+            return self.queue_bytes + UNDER_WAY_BYTES
+        return self.queue_bytes + self.rate / 8 * long
 
 
 class Shaper:
