@@ -28,6 +28,7 @@ from prefillshare.bench.training.page import training_page
 from prefillshare.bench.training.plot import training_plot
 from prefillshare.bench.transfer.experiment import run_transfer
 from prefillshare.bench.transfer.page import transfer_page
+from prefillshare.bench.transfer.plot import transfer_plot
 from prefillshare.bench.transfer.settings import TransferBenchSettings
 from prefillshare.cli.command import (
     ROOT,
@@ -63,7 +64,9 @@ _BENCHMARKS = {
     "training": _Benchmark(
         TrainingSpeedSettings, run_training_speed, training_page, training_plot
     ),
-    "transfer": _Benchmark(TransferBenchSettings, run_transfer, transfer_page),
+    "transfer": _Benchmark(
+        TransferBenchSettings, run_transfer, transfer_page, transfer_plot
+    ),
     "spine": _Benchmark(SpineSettings, run_spine, spine_page, spine_plot),
     "judge": _Benchmark(JudgeSettings, run_judge, judge_page, judge_plot),
     "accuracy": _Benchmark(

@@ -7,12 +7,14 @@ import json
 from pathlib import Path
 
 import pytest
+from matplotlib.patches import Rectangle
 
 from prefillshare.bench.transfer import entrants as who
 from prefillshare.bench.transfer.entrants import entrants
 from prefillshare.bench.transfer.experiment import run_transfer
 from prefillshare.bench.transfer.found import Found
 from prefillshare.bench.transfer.page import transfer_page
+from prefillshare.bench.transfer.plot import transfer_plot
 from prefillshare.bench.transfer.ratios import LIMITS
 from prefillshare.bench.transfer.settings import TransferBenchSettings
 from prefillshare.bench.transfer.specs import SHAPES, Shape
@@ -56,6 +58,13 @@ def test_the_command_writes_rows_and_a_page(
     assert len(results["measurements"]) == 2 * len(ran)
     text = page.read_text()
     assert "a quiet hour" in text and "Model:" not in text
+    assert "![the figures above](p.svg)" in text
+    drawn = transfer_plot(results).axes
+    (contiguous,) = (row for row in ran if row["shape"] == "contiguous")
+    (bar,) = (each for each in drawn[0].patches if isinstance(each, Rectangle))
+    assert bar.get_width() == pytest.approx(contiguous["gbps"]["median"] / 8)
+    titles = [axes.get_title(loc="left") for axes in drawn]
+    assert titles[:3] == ["contiguous", "scattered", "small"]
     assert "mooncake, tuned: not run: the folder of --peers has no moon" in text
     assert str(tmp_path) not in text and "peers=FOLDER" in text
     assert "delayed: not asked for" in text and "## Files" not in text
