@@ -106,63 +106,6 @@ def test_neighbours_across_a_grants_pieces_arrive_in_order(pair: Pair) -> None:
     assert not memory[201:210].any() and not memory[215:].any()
 
 
-@pytest.mark.parametrize("access", ["read", "write"])
-def test_it_is_fed_while_it_runs(pair: Pair, access: str) -> None:
-    data, other = noise(30_000, 1), noise(30_000, 2)
-    region = pair.make(data)
-    near = pair.near(other)
-    if access == "read":
-        grant = pair.grant(region, [[0, 30_000]])
-        transfer = pair.link.read(grant, near, timeout=SECONDS)
-    else:
-        grant = pair.grant(region, [[0, 30_000]], "write")
-        transfer = pair.link.write(grant, near, timeout=SECONDS)
-    for first in range(0, 30_000, 10_000):
-        batch = rows((first, first, 10_000))
-        transfer.add(batch)
-        batch[:] = 0
-        arrived(transfer, first + 10_000)
-        assert not transfer.done and not pair.ends.told
-    transfer.finish()
-    transfer.finish()
-    assert transfer.wait().bytes == 30_000
-    assert (pair.held(region) == (data if access == "read" else other)).all()
-    assert (pair.held(region) == np.frombuffer(near.memory, np.uint8)).all()
-    with pytest.raises(TransferError):
-        transfer.add(rows((0, 0, 1)))
-    assert pair.ends.one().bytes == 30_000
-
-
-@pytest.mark.parametrize("access", ["read", "write"])
-def test_threads_feed_one_transfer_together(pair: Pair, access: str) -> None:
-    count, size, rounds = 6, 3000, 12
-    data, other = noise(count * rounds * size, 1), noise(count * rounds * size, 2)
-    region, near = pair.make(data), pair.near(other)
-    whole = [[0, len(data)]]
-    if access == "read":
-        transfer = pair.link.read(pair.grant(region, whole), near, timeout=SECONDS)
-    else:
-        grant = pair.grant(region, whole, "write")
-        transfer = pair.link.write(grant, near, timeout=SECONDS)
-    begin = threading.Barrier(count)
-
-    def feed(share: int) -> None:
-        begin.wait(SECONDS)
-        for turn in range(rounds):
-            first = (turn * count + share) * size
-            transfer.add(rows((first, first, size)))
-
-    threads = [threading.Thread(target=feed, args=(each,)) for each in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    transfer.finish()
-    assert transfer.wait(SECONDS).bytes == len(data)
-    assert (pair.held(region) == (data if access == "read" else other)).all()
-    assert (pair.held(region) == np.frombuffer(near.memory, np.uint8)).all()
-
-
 def test_a_transfer_of_nothing_is_a_mistake(pair: Pair) -> None:
     grant = pair.grant(pair.make(noise(10)), [[0, 10]])
     transfer = pair.link.read(grant, pair.target(10)[1], timeout=SECONDS)
