@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from prefillshare.errors import ConfigError, TransferError
+from prefillshare.errors import ConfigError, TransferError, TransferTimeout
 from prefillshare.transfer.agent.client import AgentEngine
 from prefillshare.transfer.base import (
     Grant,
@@ -19,6 +19,8 @@ from prefillshare.transfer.base import (
     Region,
     Transfer,
 )
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -109,11 +111,19 @@ class Host:
         return link.read(grant, memory.region, batch, timeout=timeout)
 
     def end_loans(self) -> None:
-        """Lend nothing any more; every `release` has been called on return."""
+        """Lend nothing any more; every `release` has been called on return.
+
+        But for those of memory that a peer will not let go of, which the log names: the
+        agent keeps it from others.
+        """
         while self._regions:
-            # An agent that is gone has ended them all.
-            with contextlib.suppress(TransferError):
+            try:
                 self._engine.deregister(self._regions.pop())
+            except TransferTimeout as error:
+                _log.warning("%s", error)
+            except TransferError:
+                # An agent that is gone has ended them all.
+                continue
 
     def close(self) -> None:
         """Give the memory back, which nobody may use any more. May be repeated."""

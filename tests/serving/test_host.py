@@ -18,11 +18,12 @@ from prefillshare.errors import (
     ConfigError,
     TransferEnded,
     TransferRefused,
+    TransferTimeout,
 )
 from prefillshare.serving.host import Host, PoolMemory
 from prefillshare.transfer.agent.server import Agent
 from prefillshare.transfer.arena import Arena
-from prefillshare.transfer.base import Grant
+from prefillshare.transfer.base import Grant, Region
 from prefillshare.transfer.tcp.engine import TcpEngine
 from prefillshare.transfer.tcp.settings import TcpSettings
 from tests.transfer.pairs import SECONDS, Ends, noise, until
@@ -192,3 +193,24 @@ def test_nothing_is_left_of_a_worker_that_is_killed(
     grant = replace(known, grant_id=grant_id, capability=capability)
     with pytest.raises(TransferRefused):
         reader.pull(grant, target, INTO, SECONDS).wait(SECONDS)
+
+
+def test_memory_that_a_peer_will_not_let_go_of_is_named(
+    new_host: Callable[[], Host],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    host = new_host()
+    host.pool(2, SIZE)
+    host.pool(2, SIZE)
+
+    def held(region: Region) -> None:
+        raise TransferTimeout(f"region {region.number} is still read")
+
+    monkeypatch.setattr(host._engine, "deregister", held)
+    host.end_loans()
+    assert [record.message for record in caplog.records] == [
+        "region 2 is still read",
+        "region 1 is still read",
+    ]
+    host.close()
