@@ -185,3 +185,28 @@ def test_an_ended_emulator_leaves_no_connection() -> None:
 def test_it_listens_on_loopback_alone() -> None:
     with pytest.raises(ConfigError, match="not a loopback address"):
         LinkEmulator(LinkSettings(), ("127.0.0.1", 1), host="0.0.0.0")
+
+
+def test_a_link_that_ends_while_a_connection_closes_says_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    usual, errors = StreamWriter.wait_closed, []
+
+    async def run() -> None:
+        closing = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, why: errors.append(why))
+        async with linked(echo) as link:
+
+            async def held(writer: StreamWriter) -> None:
+                if writer.get_extra_info("sockname")[1] == link.port:
+                    closing.set()
+                    await asyncio.Event().wait()
+                await usual(writer)
+
+            monkeypatch.setattr(StreamWriter, "wait_closed", held)
+            assert await asked(link.port, b"x") == b"x"
+            await closing.wait()
+
+    asyncio.run(run())
+    assert errors == []

@@ -140,7 +140,9 @@ class LinkEmulator:
             for each in writers:
                 each.close()
             ends = (each.wait_closed() for each in writers)
-            await asyncio.gather(*ends, return_exceptions=True)
+            # A cancelled task would be an error in the loop's own callback.
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.gather(*ends, return_exceptions=True)
             self._tasks.discard(task)
 
 
