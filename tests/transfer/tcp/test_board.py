@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from prefillshare.errors import TransferBroken, TransferError, TransferIntegrityError
 from prefillshare.transfer.secure.sealing import Checksum
 from prefillshare.transfer.tcp.board import Board
-from prefillshare.transfer.tcp.ends import End, Receiving, Sending
+from prefillshare.transfer.tcp.ends import End, Receiving, Sending, Whole
 from prefillshare.transfer.tcp.slices import Ledger, SliceHead
 
 STEP = 4
@@ -228,3 +228,18 @@ def test_numbers_go_up() -> None:
     ends = Ends(8)
     with pytest.raises(TransferIntegrityError, match="comes after 1"):
         ends.here.open(Sending(1, memoryview(bytearray(1)), STEP, Checksum(), print))
+
+
+@pytest.mark.parametrize(("kind", "wakes"), [(Whole, 0), (Sending, 2)])
+def test_streams_are_woken_for_what_they_can_send_and_for_nothing_else(
+    kind: type[Sending], wakes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board, woken = Board(print), []
+    monkeypatch.setattr(board._to_send, "notify_all", lambda: woken.append(True))
+    end = kind(1, memoryview(bytearray(STEP)), STEP, Checksum(), lambda _: None)
+    board.open(end)
+    assert not woken
+    board.add(end, np.array([[0, STEP]]), [STEP])
+    board.finish(end)
+    board.end(end, None)
+    assert len(woken) == wakes
