@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -32,8 +33,17 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+def gpu_model() -> str | None:
+    """The GPU that torch computes on; None without one, or before torch is imported."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return None
+    return str(torch.cuda.get_device_name())
+
+
 def environment() -> dict[str, object]:
     """What figures depend on; found without importing a package."""
+    gpu = gpu_model()
     return {
         "python": platform.python_version(),
         "torch": installed_version("torch"),
@@ -41,6 +51,7 @@ def environment() -> dict[str, object]:
         "platform": platform.platform(),
         "cpu": cpu_model(),
         "cpu_count": os.cpu_count(),
+        **({"gpu": gpu} if gpu else {}),
         "commit": _commit(),
     }
 

@@ -23,8 +23,7 @@ def opening(
     yield f"`{command}`\n"
     machine = (
         f"Commit {environment['commit']}; torch {environment['torch']}, transformers "
-        f"{environment['transformers']}; {environment['cpu_count']} cores of "
-        f"{environment['cpu']}."
+        f"{environment['transformers']}; {hardware(environment)}."
     )
     if "model" in config:
         machine += (
@@ -34,6 +33,13 @@ def opening(
     yield f"{machine}\n"
     if note:
         yield f"{note}\n"
+
+
+def hardware(environment: Mapping[str, Any]) -> str:
+    """The processor of an environment, and its GPU if it has one."""
+    cores = f"{environment.get('cpu_count')} cores of {environment.get('cpu')}"
+    gpu = environment.get("gpu")
+    return f"{cores}, with {gpu}" if gpu else cores
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

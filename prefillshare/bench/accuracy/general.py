@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 from prefillshare.bench.accuracy.modules import module_directory, tuning_key
 from prefillshare.bench.accuracy.settings import AccuracySettings, GeneralTests
@@ -73,6 +74,7 @@ def general_figures(general: GeneralTests, directory: Path) -> dict[str, Any]:
     # Runs before it may have set another.
     torch.set_float32_matmul_precision("highest")
     model = load_model(directory, torch.float32)
+    torch.nn.Module.to(model, Accelerator().device)
     tokenizer = load_tokenizer(directory)
     context = model_context_tokens(directory)
     figures: dict[str, Any] = {}

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from prefillshare.bench.markdown import hardware
 from prefillshare.training.settings import TaskSettings
 
 _TASKS: TypeAdapter[TaskSettings] = TypeAdapter(TaskSettings)
@@ -50,7 +51,9 @@ def made(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         for entry in entries
     )
     places = [place for entry in entries for place in entry["made"]]
-    processors = list(dict.fromkeys(str(place.get("cpu")) for place in places))
+    processors = list(
+        dict.fromkeys(str(place.get("gpu") or place.get("cpu")) for place in places)
+    )
     if len(processors) > 1:
         yield (
             f"**More than one processor made these runs ({', '.join(processors)}): "
@@ -95,7 +98,7 @@ def _keys(settings: Mapping[str, Any]) -> str:
 def _where(environment: Mapping[str, Any]) -> str:
     place = (
         f"commit {environment.get('commit')}, torch {environment.get('torch')}, "
-        f"{environment.get('cpu_count')} cores of {environment.get('cpu')}"
+        f"{hardware(environment)}"
     )
     module = environment.get("module")
     return f"{place} (on a module made by {_where(module)})" if module else place

@@ -35,8 +35,9 @@ def _setup(results: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     threads = config["threads"] or "torch's default number of"
     compiled = "compiled" if config["compile"] else "not compiled"
     return (
-        f"TRL {results['trl']}; {threads} threads. fp32, {config['method']}, AdamW, "
-        f"{compiled}. {config['rounds']} measurements of each trainer, "
+        f"TRL {results['trl']}; {threads} threads. fp32 "
+        f"(products of matrices: `{config['matmul_precision']}`), {config['method']}, "
+        f"AdamW, {compiled}. {config['rounds']} measurements of each trainer, "
         f"{config['steps']} timed steps each after "
         f"{config['warmup_steps']} that are not.\n"
     )
@@ -95,7 +96,8 @@ def _method(config: Mapping[str, Any]) -> str:
         "warm-up kept is thrown away.\n\n"
         "Both trainers read the same examples in the same order, with the same "
         "adapter, learning rate and batch; they took turns, each measurement in a "
-        "fresh process, whose peak resident memory is given whole. TRL: equal lengths, "
+        "fresh process; its peak memory is what was resident, or on a GPU what torch "
+        "held there. TRL: equal lengths, "
         "so nothing is padded and packing has nothing to save (its padding-free "
         "attention needs a GPU kernel); fused language model head, fused AdamW; "
         "`trl` keeps activations, `trl_checkpointed` computes them again, as TRL does "

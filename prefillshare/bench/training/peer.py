@@ -1,7 +1,7 @@
 """The other side of the training benchmark: TRL's SFTTrainer.
 
-It gets what suits it on a CPU: examples of equal length, so that nothing is padded
-and packing, whose padding-free attention needs a GPU kernel, would gain nothing;
+It gets what suits it: examples of equal length, so that nothing is padded and packing,
+whose padding-free attention needs a GPU kernel of its own, would gain nothing;
 torch's causal attention without a mask; its fused language model head, which projects
 response tokens only. Loss on completions only.
 """
@@ -61,6 +61,7 @@ def trl(work: Work, folder: Path) -> Found:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             laps.step_ended()
 
+    torch.set_float32_matmul_precision(work.run.matmul_precision)
     model = load_model(work.model, torch.float32).requires_grad_(True)
     trainer = Watched(
         model=model,
@@ -119,7 +120,7 @@ def _arguments(work: Work, folder: Path) -> SFTConfig:
         logging_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        use_cpu=True,
+        use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=False,
     )
 

@@ -53,6 +53,7 @@ class RunShape(Config):
     seed: int = 0
     threads: int | None = Field(None, ge=1)
     compile: bool = False
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
 
 
 class Work(Config):
@@ -78,7 +79,8 @@ class Work(Config):
 class Found(Config):
     """What was measured over the timed steps; `losses` are those of all steps.
 
-    `tokens` are of prompts and responses; `peak_memory_bytes` is the process's.
+    `tokens` are of prompts and responses; `peak_memory_bytes` is the process's, or on
+    a GPU what torch took there.
     """
 
     tokens: int
@@ -98,6 +100,8 @@ class Laps:
 
     def step_ended(self) -> bool:
         """Note the time; returns whether the warm-up just ended."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         self._times.append(time.perf_counter())
         return len(self._times) == self._warmup
 
@@ -112,10 +116,12 @@ class Laps:
 
 
 def peak_memory_bytes() -> int:
-    """The most memory that this process ever had resident.
+    """The most memory that this process ever had resident, or held on its GPU.
 
     Not getrusage's figure, which a child process takes over from its parent.
     """
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     (line,) = (line for line in status if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
@@ -168,6 +174,7 @@ def _settings(work: Work, folder: Path) -> TrainSettings:
         # No prompt comes twice, so there is nothing to keep but a shared context.
         prefixes=PrefixSettings() if shared else PrefixSettings(memory_bytes=0),
         compile=run.compile,
+        matmul_precision=run.matmul_precision,
         seed=run.seed,
         checkpoint_every=work.steps + 1,
         resume=False,
