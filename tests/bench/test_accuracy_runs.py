@@ -212,3 +212,17 @@ def test_systems_can_be_shared_out_over_processes(
     assert results["missing"] == ["own, seed 0"]
     rest = settings_of(tiny_directory, tmp_path, only=["own"], **parts)
     assert run_accuracy(rest, tiny_directory)["missing"] == []
+
+
+def test_what_was_trained_in_one_pass_is_scored_as_it_is_served(
+    tiny_directory: Path, tmp_path: Path
+) -> None:
+    """The two paths train the same decoder, which then reads the same cache."""
+    systems = {"cached": {}, "alora": {"train": {"path": "one_pass"}}}
+    parts = {"systems": systems, "seeds": [0], "compare": [], "modules": {}}
+    settings = settings_of(tiny_directory, tmp_path, **parts)
+    found = run_accuracy(settings, tiny_directory)["systems"]
+    for test, figures in found["cached"].items():
+        assert found["alora"][test]["nll"]["mean"] == pytest.approx(
+            figures["nll"]["mean"], rel=1e-4
+        )

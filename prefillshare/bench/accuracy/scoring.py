@@ -101,7 +101,8 @@ class Scorer:
     def saved(self, cell: Cell, training: TrainSettings) -> Scores:
         """The final score of a decoder that was saved."""
         model = self._load(cell, training).model
-        return self.score(cell, model, training, self._settings.test_units)
+        served = _as_served(training)
+        return self.score(cell, model, served, self._settings.test_units)
 
     def answers(self, cell: Cell, training: TrainSettings) -> Answers | None:
         """Marked answers of a decoder that was saved; None if it cannot be served so.
@@ -110,7 +111,8 @@ class Scorer:
             SandboxError: the test runs programs and this machine cannot confine them.
         """
         decoder = self._load(cell, training)
-        prefill = serving_prefill(self._scheme(cell, training), decoder.model)
+        scheme = self._scheme(cell, _as_served(training))
+        prefill = serving_prefill(scheme, decoder.model)
         if prefill is None:
             return None
         task = build_task(cell.task)
@@ -136,3 +138,8 @@ class Scorer:
             tokenisation = self._workshop.tokenisation
             self._groups[key] = tokenisation.groups(build_task(cell.task), "test")
         return self._groups[key]
+
+
+def _as_served(training: TrainSettings) -> TrainSettings:
+    """A saved decoder reads a cache, however it was trained."""
+    return training.model_copy(update={"path": "cached"})
