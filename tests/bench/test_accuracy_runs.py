@@ -183,6 +183,26 @@ def test_without_making_the_page_says_what_is_missing(
     assert results["missing"] == ["on_tuned, seed 0", "own, seed 1", "on_tuned, seed 1"]
 
 
+def test_a_run_that_was_cut_short_shows_its_curve_and_counts_as_missing(
+    tiny_directory: Path, tmp_path: Path
+) -> None:
+    parts = {"scores": tmp_path / "scores", "systems": {"own": {}, "cut": {}}}
+    settings = settings_of(tiny_directory, tmp_path, seeds=[0], compare=[], **parts)
+    run_accuracy(settings, tiny_directory)
+    cut = plans_of(settings, tiny_directory)[1]
+    shutil.rmtree(cut.training.output)
+    run = cut.load()
+    assert cut.kept is not None and len(run.seconds) > 1
+    run.trained, run.finals, run.seconds = False, {}, run.seconds[:1]
+    run.publish(cut.kept)
+    idle = settings.model_copy(update={"make": False})
+    results = run_accuracy(idle, tiny_directory)
+    assert list(results["systems"]) == ["own"]
+    assert results["missing"] == ["cut, seed 0 (cut short after 1 steps)"]
+    assert all({"own", "cut"} == curves.keys() for curves in results["curves"].values())
+    assert results["made"][0]["runs"] == ["own, seed 0", "cut, seed 0"]
+
+
 def test_a_key_says_what_was_chosen() -> None:
     task = CaseFiles(agent="shipping")
     wanted = {"kind": "casefile", "agent": "shipping", "depths": [1]}

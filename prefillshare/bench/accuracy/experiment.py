@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,34 +35,59 @@ def run_accuracy(settings: AccuracySettings, model: Path) -> dict[str, Any]:
     """Train and score what is not there yet; returns the figures of all there is.
 
     Systems that `settings.only` or `make` leaves out and nobody has made yet are listed
-    under `missing`; a system counts with the seeds that it has.
+    under `missing`; a system counts with the seeds that it has. Of runs that were cut
+    short there are the curves.
 
     Raises:
         PrefillShareError: there is no run at all.
     """
-    runs, missing = make_runs(settings, model)
-    return results_of(settings, model, runs, missing)
+    return results_of(settings, model, make_runs(settings, model))
 
 
-def make_runs(settings: AccuracySettings, model: Path) -> tuple[Runs, list[str]]:
-    """Every run that is there or is made now, and the names of the others.
+@dataclass(frozen=True)
+class Outcome:
+    """What came of an experiment's runs.
+
+    Attributes:
+        runs: those that are finished.
+        begun: those whose curves are not at their end, or whose tests not all scored.
+        missing: what is not finished, in words.
+    """
+
+    runs: Runs
+    begun: Runs
+    missing: Sequence[str]
+
+
+def make_runs(settings: AccuracySettings, model: Path) -> Outcome:
+    """Make every run that is not there yet.
 
     Raises:
         PrefillShareError: a run or module of other settings is in the way of any of
             them; nothing was trained then.
     """
     runs: dict[str, dict[int, Run]] = {name: {} for name in settings.systems}
+    begun: dict[str, dict[int, Run]] = {name: {} for name in settings.systems}
     missing: list[str] = []
     plans = plans_of(settings, model)
     for plan in plans:
         plan.require_consistent()
     for plan in plans:
         seed, run = plan.training.seed, run_system(plan)
-        if run is None:
-            missing.append(f"{plan.system}, seed {seed}")
-        else:
+        if run is not None:
             runs[plan.system][seed] = run
-    return runs, missing
+            continue
+        part = plan.load()
+        if part.curve:
+            begun[plan.system][seed] = part
+        missing.append(f"{plan.system}, seed {seed}{_how_far(part)}")
+    return Outcome(runs, begun, missing)
+
+
+def _how_far(run: Run) -> str:
+    if run.trained:
+        return " (trained, but not scored on every test)"
+    return f" (cut short after {len(run.seconds)} steps)" if run.seconds else ""
 
 
 def _commonest(settings: AccuracySettings) -> dict[str, float]:
@@ -76,19 +102,21 @@ def _commonest(settings: AccuracySettings) -> dict[str, float]:
 
 
 def results_of(
-    settings: AccuracySettings, model: Path, runs: Runs, missing: list[str]
+    settings: AccuracySettings, model: Path, outcome: Outcome
 ) -> dict[str, Any]:
-    """What `runs` say together.
+    """What the finished runs say together, and the curves of those that were begun.
 
     Raises:
         PrefillShareError: there is no run at all.
     """
+    runs = outcome.runs
     finals = finals_of(settings, runs)
     if not finals:
         raise PrefillShareError(
             f"{settings.output} holds no finished run; run without `only` and `make` "
             "first"
         )
+    every = {name: {**made, **outcome.begun[name]} for name, made in runs.items()}
     return {
         "systems": {
             reading: {test: _figures(scores) for test, scores in by_test.items()}
@@ -96,7 +124,7 @@ def results_of(
         },
         "commonest": _commonest(settings),
         "answers": _answers(settings, runs),
-        "curves": _curves(settings, runs),
+        "curves": _curves(settings, every),
         "compare": _compare(settings, finals),
         "seconds_per_step": {
             system: statistics.median(s for run in made.values() for s in run.seconds)
@@ -104,8 +132,8 @@ def results_of(
             if any(run.seconds for run in made.values())
         },
         "modules": module_costs(settings, model),
-        "made": _made(runs),
-        "missing": missing,
+        "made": _made(every),
+        "missing": outcome.missing,
     }
 
 

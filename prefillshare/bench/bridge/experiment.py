@@ -87,14 +87,14 @@ def run_bridge_eval(settings: BridgeEvalSettings, model: Path) -> dict[str, Any]
     experiment = settings.experiment
     write_missing_summaries(experiment, model, settings.summary_tokens)
     fits = {pair.name: _measured(pair) for pair in settings.pairs}
-    runs, missing = make_runs(experiment, model)
-    finals = finals_of(experiment, runs)
+    outcome = make_runs(experiment, model)
+    finals = finals_of(experiment, outcome.runs)
     rows = [
         {**row, **_bridge_figures(experiment, pair), **fits[pair.name]}
         for pair in settings.pairs
         for row in _rows(pair, finals)
     ]
-    return {"rows": rows, **results_of(experiment, model, runs, missing)}
+    return {"rows": rows, **results_of(experiment, model, outcome)}
 
 
 def _rows(pair: BridgePair, finals: Finals) -> Iterator[dict[str, Any]]:
