@@ -35,6 +35,7 @@ BY_NAME: dict[str, type[Config]] = {
     "prefill.yaml": PrefillSettings,
     "judge.yaml": JudgeSettings,
     "training.yaml": TrainingSpeedSettings,
+    "training_gpu.yaml": TrainingSpeedSettings,
     "transfer.yaml": TransferBenchSettings,
     "peer_settings.yaml": TransferBenchSettings,
     "sensitivity.yaml": SensitivitySettings,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,8 @@ def curves(tests: Mapping[str, Curves]) -> Figure:
 
     Args:
         tests: by test and system, points of `step`, `exact_match`, `nll`, and
-            `lowest` and `highest` exact match over seeds, which is drawn as a band.
+            `lowest` and `highest` exact match over seeds, which is drawn as a band. A
+            line ends where the `seeds` of its points change.
     """
     from matplotlib.figure import Figure
 
@@ -49,16 +51,28 @@ def curves(tests: Mapping[str, Curves]) -> Figure:
 
 
 def _lines(left: Axes, right: Axes, systems: Curves) -> None:
-    for system, points in systems.items():
-        steps = [point["step"] for point in points]
-        exact = [100 * point["exact_match"] for point in points]
-        (line,) = left.plot(steps, exact, marker="o", label=system)
-        low, high = ([100 * p[end] for p in points] for end in ("lowest", "highest"))
-        left.fill_between(steps, low, high, color=line.get_color(), alpha=0.15)
-        right.plot(steps, [point["nll"] for point in points], marker="o")
+    for number, (system, points) in enumerate(systems.items()):
+        color = f"C{number}"
+        for i, run in enumerate(_of_same_seeds(points)):
+            steps = [point["step"] for point in run]
+            exact = [100 * point["exact_match"] for point in run]
+            name = None if i else system
+            left.plot(steps, exact, marker="o", color=color, label=name)
+            low, high = ([100 * p[end] for p in run] for end in ("lowest", "highest"))
+            left.fill_between(steps, low, high, color=color, alpha=0.15)
+            nll = [point["nll"] for point in run]
+            right.plot(steps, nll, marker="o", color=color)
     left.set(xlabel="step", ylabel="exact match, %", ylim=(0, 100))
     right.set(xlabel="step", ylabel="NLL, nats/token", yscale="log")
     left.legend(fontsize="small")
+
+
+def _of_same_seeds(
+    points: Sequence[Mapping[str, Any]],
+) -> Iterator[list[Mapping[str, Any]]]:
+    """`points` cut where the seeds change: no line joins means over different ones."""
+    for _, run in groupby(points, key=lambda point: point.get("seeds")):
+        yield list(run)
 
 
 def _bars(left: Axes, right: Axes, systems: Curves) -> None:

@@ -14,6 +14,7 @@ from prefillshare.evals.comparison import (
     answer,
     compare,
     differences,
+    mark_verdicts,
     summarise,
     verdicts,
 )
@@ -41,7 +42,7 @@ def run(options: Options) -> Report:
     accuracy = compare(settings, say)
     answers = answer(settings, say)
     if settings.cards:
-        for directory in write_evaluations(settings.tasks, accuracy):
+        for directory in write_evaluations(settings.tasks, accuracy, answers):
             say(f"wrote the figures on the card of {directory}")
     results = {
         "accuracy": summarise(accuracy),
@@ -53,13 +54,16 @@ def run(options: Options) -> Report:
             system: {task: each.summary() for task, each in tasks.items()}
             for system, tasks in answers.items()
         }
+        results["marks_non_inferiority"] = mark_verdicts(answers, settings.margin)
     accuracy_table(results["accuracy"])
     if answers:
         _answers_table(results["answers"])
     if results["paired"]:
         differences_table(results["paired"])
     if results["non_inferiority"]:
-        _verdicts_table(results["non_inferiority"], settings.margin)
+        _verdicts_table("Exact match", results["non_inferiority"], settings.margin)
+    for name, tasks in results.get("marks_non_inferiority", {}).items():
+        _verdicts_table("Generated answers", {name: _by_mark(tasks)}, settings.margin)
     return Report(settings.model_dump(mode="json"), results)
 
 
@@ -80,7 +84,11 @@ def _percent(figures: Mapping[str, Any]) -> list[str]:
     return [f"{100 * figures['mean']:.0f} %", interval]
 
 
-def _verdicts_table(verdicts: Mapping[str, Any], margin: float) -> None:
+def _by_mark(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {f"{t}, {m}": x for t, marks in tasks.items() for m, x in marks.items()}
+
+
+def _verdicts_table(what: str, verdicts: Mapping[str, Any], margin: float) -> None:
     rows = [
         [
             name.replace("_minus_", " − "),
@@ -92,7 +100,7 @@ def _verdicts_table(verdicts: Mapping[str, Any], margin: float) -> None:
         for name, tasks in verdicts.items()
         for task, x in tasks.items()
     ]
-    title = f"Exact match: is shared at most {100 * margin:g} points worse?"
+    title = f"{what}: is shared at most {100 * margin:g} points worse?"
     table(title, ["", "task", "points", "90 %", "verdict"], rows)
 
 

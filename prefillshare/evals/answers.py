@@ -136,6 +136,29 @@ def mark_figures(seeds: Sequence[Answers]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def paired_marks(
+    system: Sequence[Answers], reference: Sequence[Answers]
+) -> dict[str, tuple[list[list[float]], list[list[float]], list[int]]]:
+    """By mark that both have, of the samples that all have it for.
+
+    Args:
+        system, reference: S answers each to the same N samples.
+
+    Returns:
+        The marks of both sides, `[S][n]`, and the units of the n samples.
+    """
+    found = {}
+    for name in system[0].marks:
+        if name not in reference[0].marks:
+            continue
+        sides = [[each.marks[name] for each in side] for side in (system, reference)]
+        columns = zip(*sides[0], *sides[1], strict=True)
+        here = [i for i, column in enumerate(columns) if None not in column]
+        ours, theirs = ([[row[i] or 0.0 for i in here] for row in s] for s in sides)
+        found[name] = (ours, theirs, [system[0].context[i] for i in here])
+    return found
+
+
 def _figures(values: Sequence[Sequence[float]], units: Sequence[int]) -> dict[str, Any]:
     """Of rows `[S][N]`; `units` is the unit of each column."""
     if len(set(units)) > 1:

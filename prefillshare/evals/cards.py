@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from huggingface_hub import EvalResult
 
+from prefillshare.evals.answers import Answers
 from prefillshare.evals.runner import Scores
 from prefillshare.evals.systems import ComparedTask
 from prefillshare.training.card import add_evaluation
@@ -24,12 +25,15 @@ _AS_TRAINED = {
 
 
 def write_evaluations(
-    tasks: Sequence[ComparedTask], accuracy: dict[str, dict[str, Scores]]
+    tasks: Sequence[ComparedTask],
+    accuracy: Mapping[str, Mapping[str, Scores]],
+    answers: Mapping[str, Mapping[str, Answers]],
 ) -> list[Path]:
-    """Put exact match and NLL on every card; returns the decoders' directories.
+    """Put the figures on every card; returns the decoders' directories.
 
-    A decoder of several tasks (`one_model`), and decoders read otherwise than they
-    were trained to be, are left out.
+    Exact match and NLL of the reference, and of answers that were generated the
+    scorer's marks. A decoder of several tasks (`one_model`), and decoders read
+    otherwise than they were trained to be, are left out.
     """
     written = []
     for compared in tasks:
@@ -37,19 +41,34 @@ def write_evaluations(
         for system, key in _AS_TRAINED.items():
             directory: Path | None = getattr(compared, key)
             if directory is not None:
-                scores = accuracy[system][name]
-                add_evaluation(directory, list(_results(compared, name, scores)))
+                results = [*_results(compared, name, accuracy[system][name])]
+                if answered := answers.get(system, {}).get(name):
+                    results += _marks(compared, name, answered)
+                add_evaluation(directory, results)
                 written.append(directory)
     return written
 
 
 def _results(compared: ComparedTask, name: str, scores: Scores) -> Iterator[EvalResult]:
     figures = scores.summary()
+    tested = f"{name}, {figures['n']} test samples"
     for metric in ("exact_match", "nll"):
-        yield EvalResult(
-            task_type="text-generation",
-            dataset_type=compared.task.kind,
-            dataset_name=f"{name}, {figures['n']} test samples",
-            metric_type=metric,
-            metric_value=round(figures[metric], 4),
-        )
+        yield _result(compared, tested, metric, figures[metric])
+
+
+def _marks(compared: ComparedTask, name: str, answers: Answers) -> Iterator[EvalResult]:
+    for mark, figures in answers.summary()["marks"].items():
+        tested = f"{name}, {figures['n']} generated answers"
+        yield _result(compared, tested, mark, figures["mean"])
+
+
+def _result(
+    compared: ComparedTask, tested: str, metric: str, value: float
+) -> EvalResult:
+    return EvalResult(
+        task_type="text-generation",
+        dataset_type=compared.task.kind,
+        dataset_name=tested,
+        metric_type=metric,
+        metric_value=round(value, 4),
+    )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
+from accelerate import Accelerator
 from pydantic import Field
 
 from prefillshare.config import Config
 from prefillshare.evals.answers import (
     Answers,
     generate_answers,
+    paired_marks,
     score_answers,
     serving_prefill,
 )
@@ -58,6 +60,7 @@ class EvalSettings(Config):
     cards: bool = False
 
 
+T = TypeVar("T")
 Accuracy = dict[str, dict[str, Scores]]
 # By system and task.
 Answered = dict[str, dict[str, Answers]]
@@ -141,6 +144,7 @@ def _by_task(
     base_id = ModelId.from_directory(settings.model)
     boundaries = [require_fitting(each, base_id) for each in settings.tasks]
     base = load_model(settings.model, getattr(torch, settings.dtype))
+    torch.nn.Module.to(base, Accelerator().device)
     # Systems and tasks are tested over the same contexts.
     store = PrefixStore(PrefixSettings().memory_bytes)
     for compared, boundary in zip(settings.tasks, boundaries, strict=True):
@@ -196,10 +200,24 @@ def verdicts(accuracy: Accuracy, margin: float) -> dict[str, Any]:
     return found
 
 
-def _beside_shared(accuracy: Accuracy) -> Iterator[tuple[str, str, Scores, Scores]]:
-    """Every other system and task, its scores and those of `shared`, where both are."""
-    for other, tasks in accuracy.items():
+def mark_verdicts(answers: Answered, margin: float) -> dict[str, Any]:
+    """`verdicts` by the scorer's marks instead of exact match: another level inside."""
+    found: dict[str, Any] = {}
+    for other, task, theirs, shared in _beside_shared(answers):
+        for mark, (ours, others, units) in paired_marks([shared], [theirs]).items():
+            if len(set(units)) > 1:
+                tested = non_inferiority(ours, others, margin, units)
+                by_task = found.setdefault(f"shared_minus_{other}", {})
+                by_task.setdefault(task, {})[mark] = vars(tested)
+    return found
+
+
+def _beside_shared(
+    found: Mapping[str, Mapping[str, T]],
+) -> Iterator[tuple[str, str, T, T]]:
+    """Every other system and task, what it has and what `shared` has, where both do."""
+    for other, tasks in found.items():
         for task, theirs in tasks.items():
-            shared = accuracy.get("shared", {}).get(task)
+            shared = found.get("shared", {}).get(task)
             if other != "shared" and shared is not None:
                 yield other, task, theirs, shared

@@ -24,6 +24,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 import torch
+from accelerate import Accelerator
 from pydantic import Field
 
 from prefillshare.config import Config
@@ -217,6 +218,7 @@ def run_sensitivity(
     record.require_task(task.name, task.suffix)
     dtype: torch.dtype = getattr(torch, settings.dtype)
     base = load_model(settings.model, dtype)
+    torch.nn.Module.to(base, Accelerator().device)
     decoder = Decoder.load(settings.own, base, base_id).model
     tokenisation = Tokenisation(
         load_tokenizer(settings.model),

@@ -115,7 +115,7 @@ class DecoderExperiment:
             model = self.decoders[i].model
             # The logits are let go of before the backward pass.
             loss = self.scheme.read(model, packed, which, prefilled).loss_sum()
-            yield Loss(i, loss)
+            yield Loss(i, i, loss)
 
     def directories(self) -> list[Path]:
         """Where each decoder is saved."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +63,22 @@ class Learner:
             self.optimizer.step()
         self.optimizer.zero_grad()
         return value
+
+
+def require_fine_weights(learners: Sequence[Learner]) -> None:
+    """Raise `ConfigError` if weights are so coarse that updates would be rounded off.
+
+    bfloat16 has a step of 0.4 % or more of a weight; fine-tuning moves most by less.
+    """
+    for learner in learners:
+        kinds = {str(p.dtype) for p in learner.trained.values() if p.itemsize < 4}
+        if kinds:
+            raise ConfigError(
+                f"{learner.name} would be trained in {', '.join(sorted(kinds))}, whose "
+                "steps are coarser than most updates, so that most weights never move; "
+                "set `dtype: float32` or `method: lora`, or launch with "
+                "configs/accelerate/deepspeed.yaml, which keeps float32 copies"
+            )
 
 
 def trained_parameters(model: Any) -> dict[str, torch.nn.Parameter]:

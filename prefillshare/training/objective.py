@@ -24,7 +24,9 @@ from prefillshare.training.data import Example
 class ResponseScores:
     """Logits `[R, V]`, the tokens `[R]` that they should predict, and whose they are.
 
-    `owner[r]` is the example, 0 to B - 1, of which r is a response token.
+    `owner[r]` is the example, 0 to B - 1, of which r is a response token. Whatever the
+    logits' precision, what is said of them is computed in float32 or better: half
+    precision rounds likelihoods to three digits, and counts no further than 256.
     """
 
     logits: torch.Tensor
@@ -33,11 +35,11 @@ class ResponseScores:
 
     def loss_sum(self) -> torch.Tensor:
         """Negative log-likelihood summed over all response tokens, in nats."""
-        return functional.cross_entropy(self.logits, self.labels, reduction="sum")
+        return functional.cross_entropy(self._exact(), self.labels, reduction="sum")
 
     def nll(self) -> torch.Tensor:
         """Per example, the mean negative log-likelihood per response token `[B]`."""
-        losses = functional.cross_entropy(self.logits, self.labels, reduction="none")
+        losses = functional.cross_entropy(self._exact(), self.labels, reduction="none")
         return self._per_example(losses) / self._per_example(torch.ones_like(losses))
 
     def greedy_correct(self) -> torch.Tensor:
@@ -46,7 +48,7 @@ class ResponseScores:
         Teacher forcing is exact here: as long as every argmax is right, greedy
         decoding sees the same prefix.
         """
-        return self._per_example((~self.correct()).to(self.logits.dtype)) == 0
+        return self._per_example((~self.correct()).float()) == 0
 
     def correct(self) -> torch.Tensor:
         """Whether each response token is the arg max of its logits `[R]`, bool."""
@@ -54,8 +56,11 @@ class ResponseScores:
 
     def confidence(self) -> torch.Tensor:
         """The probability of each arg max, right or wrong `[R]`."""
-        logits_RV = self.logits.float()  # noqa: N806
+        logits_RV = self._exact()  # noqa: N806
         return (logits_RV.amax(-1) - logits_RV.logsumexp(-1)).exp()
+
+    def _exact(self) -> torch.Tensor:
+        return self.logits.to(torch.promote_types(self.logits.dtype, torch.float32))
 
     def _per_example(self, values: torch.Tensor) -> torch.Tensor:
         count = int(self.owner.max()) + 1

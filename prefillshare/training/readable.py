@@ -92,7 +92,8 @@ class PrefillExperiment:
                 scores = score(scheme, self._readers[i].model, packed)
             else:
                 scores = score(self._alone, self.module.model, packed)
-            yield Loss(i, scores.loss_sum())
+            # Joint, it is the reader's; the module comes before the readers.
+            yield Loss(i, i + 1 if self._readers else i, scores.loss_sum())
 
     @property
     def directory(self) -> Path:

@@ -26,7 +26,7 @@ from prefillshare.training.checkpoint import (
 from prefillshare.training.data import Example, Group
 from prefillshare.training.finite import FiniteGuard
 from prefillshare.training.hub import publish, require_publishable
-from prefillshare.training.learner import Learner
+from prefillshare.training.learner import Learner, require_fine_weights
 from prefillshare.training.metrics import MetricsLog, StepLog
 from prefillshare.training.reporting import Tracking
 from prefillshare.training.schedule import Schedule
@@ -38,9 +38,13 @@ Progress = Callable[[StepLog], None]
 
 @dataclass(frozen=True)
 class Loss:
-    """Summed over `data`'s response tokens; `data` counts `Experiment.groups`."""
+    """Summed over `data`'s response tokens; `data` counts `Experiment.groups`.
+
+    `learner` counts `Experiment.learners`: whose loss it is.
+    """
 
     data: int
+    learner: int
     value: torch.Tensor
 
 
@@ -60,7 +64,7 @@ class Experiment(Protocol):
 
     @property
     def learners(self) -> Sequence[Learner]:
-        """What the optimizers move; a loss of stream d is that of learner d."""
+        """What the optimizers move."""
 
     @property
     def frozen(self) -> Sequence[Any]:
@@ -105,7 +109,7 @@ class Trainer:
         """`strategy` says how models lie on the processes; by default whole.
 
         Raises:
-            ConfigError: the experiment's models cannot be split.
+            ConfigError: the experiment's models cannot be split, or are too coarse.
         """
         world = accelerator.num_processes
         settings = experiment.settings = _counted(settings, experiment.groups, world)
@@ -124,6 +128,8 @@ class Trainer:
                 f"{experiment.unsplittable}, so its models cannot be split by "
                 f"{self._strategy.name}; launch without that accelerate configuration"
             )
+        if not self._strategy.keeps_float32:
+            require_fine_weights(experiment.learners)
         self._strategy.prepare(experiment.learners, experiment.frozen)
 
     def run(self, progress: Progress) -> Path:
@@ -187,7 +193,7 @@ class Trainer:
             for loss in self.experiment.losses(examples):
                 # Means over the step's tokens, however they are cut into passes.
                 mean = loss.value / tokens[loss.data]
-                learner = self.experiment.learners[loss.data]
+                learner = self.experiment.learners[loss.learner]
                 self._strategy.backward(learner, mean, last=i == len(passes))
                 sums[loss.data] += mean.item()
         sums = self.accelerator.reduce(sums.to(self.accelerator.device), "sum")

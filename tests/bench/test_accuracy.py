@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import yaml
 
-from prefillshare.bench.accuracy.experiment import _compare, run_accuracy
+from prefillshare.bench.accuracy.experiment import run_accuracy
 from prefillshare.bench.accuracy.general import general_figures
 from prefillshare.bench.accuracy.settings import AccuracySettings, GeneralTests
+from prefillshare.bench.accuracy.verdicts import compare
 from prefillshare.bench.plots import curves, save
 from prefillshare.cli import main
 from prefillshare.errors import PrefillShareError
@@ -227,7 +228,7 @@ def test_seeds_are_paired_by_their_number() -> None:
         "cached": {"test": {1: same[1], 2: same[2]}},
     }
     compared = settings_of(Path(), Path())
-    (row,) = _compare(compared, finals)
+    (row,) = compare(compared, finals)
     assert row["seeds"] == [1] and row["exact_match"]["difference"] == 0
 
 

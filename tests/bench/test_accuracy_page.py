@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from prefillshare.bench.accuracy.experiment import _verdict
 from prefillshare.bench.accuracy.page import _verdicts
 from prefillshare.bench.accuracy.setup import made, setup
+from prefillshare.bench.accuracy.verdicts import _verdict
 from prefillshare.evals.runner import Scores
 from tests.bench.test_accuracy import settings_of
 

@@ -192,7 +192,8 @@ def test_a_run_that_was_cut_short_shows_its_curve_and_counts_as_missing(
     cut = plans_of(settings, tiny_directory)[1]
     shutil.rmtree(cut.training.output)
     run = cut.load()
-    assert cut.kept is not None and len(run.seconds) > 1
+    steps = len(run.seconds)
+    assert cut.kept is not None and steps > 1
     run.trained, run.finals, run.seconds = False, {}, run.seconds[:1]
     run.publish(cut.kept)
     idle = settings.model_copy(update={"make": False})
@@ -201,6 +202,9 @@ def test_a_run_that_was_cut_short_shows_its_curve_and_counts_as_missing(
     assert results["missing"] == ["cut, seed 0 (cut short after 1 steps)"]
     assert all({"own", "cut"} == curves.keys() for curves in results["curves"].values())
     assert results["made"][0]["runs"] == ["own, seed 0", "cut, seed 0"]
+    # Made anew, it has the seconds of each step once.
+    again = run_accuracy(settings, tiny_directory)
+    assert again["missing"] == [] and len(cut.load().seconds) == steps
 
 
 def test_a_key_says_what_was_chosen() -> None:

@@ -42,6 +42,17 @@ def test_several_steps_are_drawn_as_lines() -> None:
     assert len(right.lines) == 2 and not right.patches
 
 
+def test_no_line_joins_means_over_different_seeds() -> None:
+    both, one = {"seeds": [0, 1]}, {"seeds": [0]}
+    points = [point(25, 0.5) | both, point(50, 0.6) | both, point(75, 0.9) | one]
+    left, right = curves({"shipping": {"own": points}}).axes
+    for axes in (left, right):
+        assert [len(line.get_xdata()) for line in axes.lines] == [2, 1]  # type: ignore[arg-type]
+        assert len({line.get_color() for line in axes.lines}) == 1
+    (label,) = left.get_legend().get_texts()  # type: ignore[union-attr]
+    assert label.get_text() == "own"
+
+
 def _trl(results: Any) -> Any:
     return next(row for row in results["rows"] if row["trainer"] == "trl")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from prefillshare.errors import PrefillShareError
+from prefillshare.errors import ConfigError, PrefillShareError
 from prefillshare.training.checkpoint import load_checkpoint
 from prefillshare.training.decoders import decoder_trainer
 from prefillshare.training.metrics import StepLog
@@ -72,3 +72,14 @@ def test_an_overflow_is_never_saved_and_the_advice_works(
     assert len(losses_of(lower.model_copy(update={"resume": False}))) == 6
     ended = weights_of(lower)
     assert all(torch.isfinite(tensor).all() for tensor in ended.values())
+
+
+def test_weights_too_coarse_to_be_updated_are_not_trained(
+    tiny_directory: Path, tmp_path: Path
+) -> None:
+    coarse = settings(tiny_directory, tmp_path, dtype="bfloat16")
+    # An adapter has float32 weights of its own.
+    assert len(losses_of(coarse.model_copy(update={"steps": 1}))) == 1
+    said = "in torch.bfloat16, whose steps .* set `dtype: float32` or `method: lora`"
+    with pytest.raises(ConfigError, match=said):
+        losses_of(coarse.model_copy(update={"method": "full"}))

@@ -14,7 +14,7 @@ from prefillshare.errors import PromptLossError
 from prefillshare.kv.identity import ModelId
 from prefillshare.models.prompt import Prompt
 from prefillshare.training.data import Example
-from prefillshare.training.objective import ResponsePlaces
+from prefillshare.training.objective import ResponsePlaces, ResponseScores
 from prefillshare.training.packing import pack
 from prefillshare.training.padded import OneByOne
 from prefillshare.training.schemes.base import score
@@ -119,3 +119,16 @@ def test_the_loss_has_no_gradient_where_a_prompt_token_would_be_predicted(
     ]
     assert sum(read) == sum(len(each.response) for each in examples)
     assert used == [False] * (len(used) - len(read)) + read
+
+
+def test_likelihoods_of_coarse_logits_are_not_coarse() -> None:
+    """bfloat16 counts to 256 and no further."""
+    tokens, vocabulary = 600, 50
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(tokens, vocabulary, generator=generator).bfloat16()
+    labels = torch.randint(vocabulary, (tokens,), generator=generator)
+    owner = torch.zeros(tokens, dtype=torch.long)
+    coarse = ResponseScores(logits, labels, owner)
+    fine = ResponseScores(logits.double(), labels, owner)
+    assert coarse.nll().item() == pytest.approx(fine.nll().item(), rel=1e-5)
+    assert coarse.loss_sum().item() == pytest.approx(fine.loss_sum().item(), rel=1e-5)

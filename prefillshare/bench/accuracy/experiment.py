@@ -9,26 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from prefillshare.bench.accuracy.general import module_costs
 from prefillshare.bench.accuracy.plan import plans_of
 from prefillshare.bench.accuracy.run import Run
 from prefillshare.bench.accuracy.runs import run_system
 from prefillshare.bench.accuracy.scoring import cells
 from prefillshare.bench.accuracy.settings import AccuracySettings, test_title
+from prefillshare.bench.accuracy.verdicts import (
+    Runs,
+    compare,
+    compare_answers,
+)
 from prefillshare.errors import PrefillShareError
 from prefillshare.evals.answers import mark_figures
-from prefillshare.evals.noninferiority import non_inferiority
 from prefillshare.evals.runner import DISTANCES, Scores
 from prefillshare.evals.statistics import crossed_interval, score_interval
 from prefillshare.tasks.base import commonest_share
 from prefillshare.training.settings import build_task
-
-# By system and seed.
-Runs = Mapping[str, Mapping[int, Run]]
-# By reading, test and seed.
-Finals = Mapping[str, Mapping[str, Mapping[int, Scores]]]
 
 
 def run_accuracy(settings: AccuracySettings, model: Path) -> dict[str, Any]:
@@ -125,7 +122,8 @@ def results_of(
         "commonest": _commonest(settings),
         "answers": _answers(settings, runs),
         "curves": _curves(settings, every),
-        "compare": _compare(settings, finals),
+        "compare": compare(settings, finals),
+        "compare_answers": compare_answers(settings, runs),
         "seconds_per_step": {
             system: statistics.median(s for run in made.values() for s in run.seconds)
             for system, made in runs.items()
@@ -247,39 +245,4 @@ def _point(by_seed: Mapping[int, Mapping[str, float]]) -> dict[str, Any]:
         "lowest": min(exact),
         "highest": max(exact),
         "seeds": list(by_seed),
-    }
-
-
-def _compare(settings: AccuracySettings, finals: Finals) -> list[dict[str, Any]]:
-    """Every pair on every test, over the seeds that both have."""
-    rows = []
-    for pair in settings.compare:
-        reference = finals.get(pair.reference, {})
-        for test, scores in finals.get(pair.system, {}).items():
-            seeds = [seed for seed in scores if seed in reference.get(test, {})]
-            if seeds:
-                a = [scores[seed] for seed in seeds]
-                b = [reference[test][seed] for seed in seeds]
-                verdict = _verdict(a, b, settings.margin)
-                rows.append({**vars(pair), "test": test, "seeds": seeds, **verdict})
-    return rows
-
-
-def _verdict(
-    system: Sequence[Scores], reference: Sequence[Scores], margin: float | None
-) -> dict[str, Any]:
-    """Non-inferiority of exact match, and the difference of NLL.
-
-    There is no verdict without a margin, nor where neither is ever right.
-    """
-    a, b = ([each.exact for each in scores] for scores in (system, reference))
-    clusters = system[0].context
-    nll = np.asarray([x.nll for x in system]) - np.asarray([x.nll for x in reference])
-    exact = dict(vars(non_inferiority(a, b, margin or 1.0, clusters)))
-    if margin is None or not (np.any(a) or np.any(b)):
-        exact |= {"margin": margin, "verdict": None, "power": None}
-    return {
-        "exact_match": exact,
-        "discordance": float(np.mean(np.asarray(a) != np.asarray(b))),
-        "nll": vars(crossed_interval(nll.tolist(), clusters)),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
@@ -24,6 +25,7 @@ def accuracy_page(
     tests = list(results["curves"])
     parts = [
         *opening(config["title"], config, environment, command, note),
+        *_making(command),
         *setup(config),
         *missing(results["missing"]),
         *made(results["made"]),
@@ -33,6 +35,7 @@ def accuracy_page(
         commonest(results["commonest"]),
         *_verdicts(results["compare"], config["margin"]),
         *_answers(results["answers"]),
+        *_answers_verdicts(results["compare_answers"], config["margin"]),
         "## Over training\n",
         _CURVES,
         *(_curve(test, results["curves"][test]) for test in tests),
@@ -42,6 +45,13 @@ def accuracy_page(
         *_buckets(results["systems"], "by_depth", "hand-off depth", _depth),
     ]
     return "\n".join(parts)
+
+
+def _making(command: str) -> Iterator[str]:
+    """What to run for the runs themselves, where `command` does not make them all."""
+    every = re.sub(r" --set (make|only)=\S+", "", command)
+    if every != command:
+        yield f"That puts the page together. Its runs are made by `{every}`.\n"
 
 
 _CURVES = (
@@ -102,6 +112,32 @@ def _answers(answers: Mapping[str, Any]) -> Iterator[str]:
 def _ends(interval: Mapping[str, Any]) -> str:
     low, high = interval["low"], interval["high"]
     return "–" if low is None else f"{low:.1%} to {high:.1%}"
+
+
+def _answers_verdicts(
+    compare: Sequence[Mapping[str, Any]], margin: float | None
+) -> Iterator[str]:
+    if not compare:
+        return
+    asked = "" if margin is None else f": non-inferior by {100 * margin:g} points?"
+    yield f"Paired, by the scorer's marks{asked}\n"
+    columns = ["test", "mark", "system − reference", "points", "90 %", "verdict"]
+    yield table([*columns, "power", "seeds", "n"], map(_marked, compare))
+
+
+def _marked(row: Mapping[str, Any]) -> list[str]:
+    low, mean, high = (100 * row[key] for key in ("low", "difference", "high"))
+    return [
+        row["test"],
+        row["mark"],
+        f"{row['system']} − {row['reference']}",
+        f"{mean:+.1f}",
+        f"{low:+.1f} to {high:+.1f}",
+        row["verdict"] or "–",
+        "–" if row["power"] is None else f"{row['power']:.0%}",
+        ", ".join(map(str, row["seeds"])),
+        str(row["examples"]),
+    ]
 
 
 def _verdicts(

@@ -68,7 +68,8 @@ def _train(plan: Plan, run: Run) -> None:
     with progress(f"{system}, seed {training.seed}", trainer.settings.steps) as tick:
 
         def show(entry: StepLog) -> None:
-            run.seconds.append(entry.seconds)
+            # A resumed run repeats the steps after its last checkpoint.
+            run.seconds[entry.step - 1 :] = [entry.seconds]
             tick(f"loss {entry.loss:.3f}")
             if entry.step % settings.evaluate_every and entry.step < entry.steps:
                 return

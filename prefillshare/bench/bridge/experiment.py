@@ -15,13 +15,9 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from prefillshare.bench.accuracy.experiment import (
-    Finals,
-    finals_of,
-    make_runs,
-    results_of,
-)
+from prefillshare.bench.accuracy.experiment import finals_of, make_runs, results_of
 from prefillshare.bench.accuracy.settings import AccuracySettings
+from prefillshare.bench.accuracy.verdicts import Finals
 from prefillshare.bench.bridge.summaries import write_missing_summaries
 from prefillshare.config import Config
 from prefillshare.errors import ConfigError

@@ -74,7 +74,7 @@ def _sequential(config: Config) -> str:
     return (
         f"One file of {config['total_bytes']:,} bytes: written once to warm up, then "
         "over that by the clock until it is on the disk, then read. The engine has "
-        "checksums on, and verifies what it reads; fio has none. The engine has four "
+        "checksums on, and verifies what it reads; fio has none. The engine has eight "
         "calls of up to 1 MiB under way."
     )
 

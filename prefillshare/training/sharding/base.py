@@ -23,10 +23,12 @@ class Whole:
     Attributes:
         name: recorded with checkpoints, which only the same strategy resumes.
         lockstep: a forward pass is collective too, so every process must make as many.
+        keeps_float32: whether the optimizer has float32 copies of coarser weights.
     """
 
     name = "whole"
     lockstep = False
+    keeps_float32 = False
 
     def __init__(self, accelerator: Accelerator, settings: RunSettings) -> None:
         self.accelerator, self.settings = accelerator, settings

@@ -23,6 +23,7 @@ class DeepSpeed(Whole):
     """One engine a learner."""
 
     name = "deepspeed"
+    keeps_float32 = True
 
     def prepare(self, learners: Sequence[Learner], frozen: Sequence[Any]) -> None:
         """Hand every learner's optimizer to an engine."""

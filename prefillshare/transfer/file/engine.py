@@ -64,7 +64,7 @@ class FileEngine(LocalEngine):
         self,
         *,
         slice_bytes: int = DEFAULT_SLICE_BYTES,
-        threads: int = 4,
+        threads: int = 8,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(clock)
