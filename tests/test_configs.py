@@ -40,8 +40,9 @@ BY_NAME: dict[str, type[Config]] = {
     "peer_settings.yaml": TransferBenchSettings,
     "sensitivity.yaml": SensitivitySettings,
 }
-# Those of `accelerate` are accelerate's own (tests/training/test_sharding.py).
-PATHS = [p for p in sorted(CONFIGS.rglob("*.yaml")) if p.parent.name != "accelerate"]
+# Those of `accelerate` are its own (tests/training/test_sharding.py), those of `lm_eval` too.
+FOREIGN = ("accelerate", "lm_eval")
+PATHS = [p for p in sorted(CONFIGS.rglob("*.yaml")) if p.parent.name not in FOREIGN]
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
