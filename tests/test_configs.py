@@ -40,7 +40,7 @@ BY_NAME: dict[str, type[Config]] = {
     "peer_settings.yaml": TransferBenchSettings,
     "sensitivity.yaml": SensitivitySettings,
 }
-# Those of `accelerate` are its own (tests/training/test_sharding.py), those of `lm_eval` too.
+# Those of `accelerate` (tests/training/test_sharding.py) and `lm_eval` are their own.
 FOREIGN = ("accelerate", "lm_eval")
 PATHS = [p for p in sorted(CONFIGS.rglob("*.yaml")) if p.parent.name not in FOREIGN]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prefillshare.bench.transfer.agents import agents_memory
+from prefillshare.bench.transfer.checksum import run_checksum
 from prefillshare.bench.transfer.cipher import run_cipher
 from prefillshare.bench.transfer.copying import run_copying
 from prefillshare.bench.transfer.delayed import check_link, delayed
@@ -70,6 +71,9 @@ def _alone(settings: TransferBenchSettings) -> list[Contestant]:
         for cipher in settings.ciphers:
             run: Round = partial(run_cipher, settings, cipher)
             found.append(add("aes-gcm", cipher.model_dump(), "none", run))
+        for checksum in settings.checksums:
+            run = partial(run_checksum, settings, checksum)
+            found.append(add("xxh3", checksum.model_dump(), "none", run))
     if "link" in settings.shapes:
         for link in settings.links:
             run = partial(check_link, settings, link)

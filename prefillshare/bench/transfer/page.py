@@ -9,7 +9,7 @@ from prefillshare.bench.markdown import opening
 from prefillshare.bench.transfer import tables
 from prefillshare.bench.transfer.fio import command as fio_command
 from prefillshare.bench.transfer.method import how, method
-from prefillshare.bench.transfer.specs import BULK, SHAPES, Fio
+from prefillshare.bench.transfer.specs import BULK, ONE_CORE, SHAPES, Fio
 from prefillshare.bench.transfer.verdicts import ratio_lines, summary, target_lines
 
 Row = Mapping[str, Any]
@@ -69,12 +69,15 @@ def _of(rows: Rows, *shapes: str, direction: str = "write") -> list[Row]:
         for row in rows
         if row["shape"] in shapes
         and row["direction"] == direction
-        and row["peer"] != "aes-gcm"
+        and row["peer"] not in ONE_CORE
     ]
 
 
 def _rates(rows: Rows) -> str:
-    text = _table(tables.rates, _of(rows, "contiguous", "scattered"))
+    parts = [_table(tables.rates, _of(rows, "contiguous", "scattered"))]
+    sums = [row for row in rows if row["peer"] == "xxh3"]
+    parts += [_table(tables.checksums, sums), _ceiling(rows, "xxh3", "makes checksums")]
+    text = "\n".join(each for each in parts if each)
     reads = _of(rows, "contiguous", "scattered", direction="read")
     told = "Peers' reads, which are not compared with anything:\n\n"
     return text + ("\n" + told + tables.rates(reads) if reads else "")
@@ -84,23 +87,25 @@ def _encryption(rows: Rows) -> str:
     alone = [row for row in rows if row["peer"] == "aes-gcm"]
     sealed = [row for row in rows if _is_sealed(row) and row["shape"] in BULK]
     parts = [_table(tables.ciphers, alone), _table(tables.rates, sealed)]
-    return "\n".join(each for each in (*parts, _ceiling(rows)) if each)
+    parts.append(_ceiling(rows, "aes-gcm", "seals"))
+    return "\n".join(each for each in parts if each)
 
 
 def _is_sealed(row: Row) -> bool:
     return bool(row["settings"].get("encrypted") or row["settings"].get("tls"))
 
 
-def _ceiling(rows: Rows) -> str:
-    """What a core reaches that seals first and sends then, by the figures of both."""
-    seal = _first_speed(rows, "aes-gcm")
+def _ceiling(rows: Rows, peer: str, does: str) -> str:
+    """What a core reaches that first does the one and then sends, by both figures."""
+    first = _first_speed(rows, peer)
     send = _first_speed([row for row in rows if not _is_sealed(row)], "socket")
-    if seal is None or send is None:
+    if first is None or send is None:
         return ""
+    both = first * send / (first + send)
     return (
-        f"A core that seals at {seal:.2f} GB/s and then sends at {send:.2f} GB/s, as "
-        "the first bare socket does, comes to "
-        f"{seal * send / (seal + send):.2f} GB/s.\n"
+        f"A core that {does} at {first:.2f} GB/s and then sends at {send:.2f} GB/s, as "
+        f"the first bare socket does, comes to {both:.2f} GB/s, {both / send:.2f} of "
+        "it.\n"
     )
 
 

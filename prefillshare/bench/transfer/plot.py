@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prefillshare.bench.plots import Panel, panels
+from prefillshare.bench.transfer.specs import ONE_CORE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,7 +22,7 @@ def transfer_plot(results: Mapping[str, Any]) -> Figure:
         for row in results["rows"]
         if "not_run" not in row
         and row["direction"] == "write"
-        and row["peer"] != "aes-gcm"
+        and row["peer"] not in ONE_CORE
     ]
     made = [_rates(rows, shape) for shape in _RATES] + [_delays(rows)]
     drawn = [panel for panel in made if panel.bars]

@@ -12,6 +12,7 @@ from prefillshare.bench.transfer.specs import (
     SHAPES,
     Bare,
     CheckedLink,
+    Checksum,
     Cipher,
     Fio,
     Load,
@@ -83,6 +84,7 @@ class TransferBenchSettings(Config):
     ours: list[Ours] = Field([Ours(name="checksum")], min_length=1)
     sockets: list[Bare] = [Bare(name="bare, 1 stream")]
     ciphers: list[Cipher] = []
+    checksums: list[Checksum] = []
     programs: list[Program] = []
     links: list[CheckedLink] = []
     link_seconds: float = Field(6.0, gt=0)
@@ -128,6 +130,7 @@ class TransferBenchSettings(Config):
         labels += [f"socket {each.name}" for each in self.sockets]
         labels += [f"{each.peer} {each.name}" for each in self.programs]
         labels += [f"cipher {each.name}" for each in self.ciphers]
+        labels += [f"checksum {each.name}" for each in self.checksums]
         labels += [f"link {each.name}" for each in self.links]
         labels += [f"fio {each.name}" for each in self.fio]
         if len(set(labels)) < len(labels):

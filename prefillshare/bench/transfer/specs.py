@@ -33,6 +33,8 @@ BULK: tuple[Shape, ...] = ("contiguous", "scattered", "small", "grouped")
 # process of the machine, or in a thread of the caller's own.
 Load = Literal["idle", "neighbour", "caller"]
 Measure = Literal["gbps", "p50_us", "p99_us", "cpu_seconds_per_gb", "extra_bytes"]
+# What is measured on one core, without another end.
+ONE_CORE = {"aes-gcm", "xxh3"}
 PeerName = Literal["socket", "mooncake", "nixl"]
 
 
@@ -71,6 +73,13 @@ class Bare(Config):
 
 class Cipher(Config):
     """AES-256-GCM of the library that the engine uses, on one core, by itself."""
+
+    name: str
+    slice_bytes: int = Field(1 << 20, ge=4096)
+
+
+class Checksum(Config):
+    """The checksum of the engine's slices, on one core, by itself."""
 
     name: str
     slice_bytes: int = Field(1 << 20, ge=4096)

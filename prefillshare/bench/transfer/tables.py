@@ -56,6 +56,22 @@ def ciphers(rows: Sequence[Row]) -> str:
     )
 
 
+def checksums(rows: Sequence[Row]) -> str:
+    """Checksums by themselves."""
+    columns = ["xxh3 alone", "GB/s, median (min–max)", "CPU s per GB"]
+    return table(
+        columns,
+        (
+            [
+                row["settings"]["name"],
+                _speed(row),
+                _spread(row, "cpu_seconds_per_gb", ".2f"),
+            ]
+            for row in rows
+        ),
+    )
+
+
 def delays(rows: Sequence[Row]) -> str:
     """Of one small write after the other."""
     order = list(LOADS)

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import IO
 
+from prefillshare.bench.transfer.checksum import ChecksumWorker
 from prefillshare.bench.transfer.cipher import CipherWorker
 from prefillshare.bench.transfer.copying import CopyingWorker
 from prefillshare.bench.transfer.ends import ReceivingWorker, SendingWorker
@@ -25,6 +26,7 @@ ROLES: dict[str, Callable[..., Worker]] = {
     "receiver": ReceivingWorker,
     "sender": SendingWorker,
     "cipher": CipherWorker,
+    "checksum": ChecksumWorker,
     "lender": LendingWorker,
     "reader": ReadingWorker,
     "copier": CopyingWorker,

@@ -10,12 +10,13 @@ import pytest
 from prefillshare.bench.transfer import usage
 from prefillshare.bench.transfer.agents import agents_memory
 from prefillshare.bench.transfer.attention import HEAD_DIM, Query, digest_of, keys_into
+from prefillshare.bench.transfer.checksum import run_checksum
 from prefillshare.bench.transfer.cipher import run_cipher
 from prefillshare.bench.transfer.copying import run_copying
 from prefillshare.bench.transfer.handover import run_handover
 from prefillshare.bench.transfer.settings import MemorySettings, TransferBenchSettings
 from prefillshare.bench.transfer.shapes import buffer
-from prefillshare.bench.transfer.specs import Cipher, Ours
+from prefillshare.bench.transfer.specs import Checksum, Cipher, Ours
 from prefillshare.transfer.arena import Arena, Window
 
 ARENA = 16 << 20
@@ -32,6 +33,11 @@ def test_a_cipher_seals_and_opens_all_slices() -> None:
     assert (sealed.direction, opened.direction) == ("write", "read")
     assert sealed.verified and opened.verified
     assert all(one.gbps and one.cpu_seconds_per_gb for one in (sealed, opened))
+
+
+def test_a_checksum_reads_all_slices() -> None:
+    (read,) = run_checksum(SMALL, Checksum(name="x", slice_bytes=1 << 16), 0)
+    assert read.verified and read.gbps and read.cpu_seconds_per_gb
 
 
 def test_blocks_are_handed_over_without_a_copy() -> None:

@@ -17,7 +17,7 @@ from prefillshare.bench.transfer.page import transfer_page
 from prefillshare.bench.transfer.plot import transfer_plot
 from prefillshare.bench.transfer.ratios import LIMITS
 from prefillshare.bench.transfer.settings import TransferBenchSettings
-from prefillshare.bench.transfer.specs import SHAPES, Shape
+from prefillshare.bench.transfer.specs import ONE_CORE, SHAPES, Shape
 from prefillshare.bench.transfer.targets import judged
 from prefillshare.cli import main
 from prefillshare.config import load_config
@@ -44,8 +44,8 @@ def test_the_command_writes_rows_and_a_page(
     out, page, secret = tmp_path / "o.json", tmp_path / "p.md", tmp_path / "python"
     command = ["bench", "transfer", "--config", str(CONFIG), "--json", str(out)]
     command += ["--page", str(page), "--peers", str(tmp_path), "--note", "a quiet hour"]
-    sizes = small.model_dump(exclude_defaults=True) | {"sockets": [], "ciphers": []}
-    sizes["ours"] = [{"name": "checksum"}]
+    sizes = small.model_dump(exclude_defaults=True) | {"sockets": []}
+    sizes |= {"ciphers": [], "checksums": [], "ours": [{"name": "checksum"}]}
     for key, value in (sizes | {"pythons.nixl": str(secret)}).items():
         command += ["--set", f"{key}={json.dumps(value)}"]
     assert main(command) == 0
@@ -101,9 +101,9 @@ def test_each_shape_can_be_asked_for_alone(shape: Shape) -> None:
     alone |= {"sequential": {"prefillshare", "fio"}}
     pairs = {"prefillshare", "socket"}
     known = pairs | {"mooncake", "nixl"}
-    ciphers = {"aes-gcm"} if shape == "contiguous" else set()
+    one_core = ONE_CORE if shape == "contiguous" else set()
     few = shape in ("small", "grouped", "delayed")
-    assert peers == alone.get(shape, (pairs if few else known) | ciphers)
+    assert peers == alone.get(shape, (pairs if few else known) | one_core)
 
 
 @pytest.mark.parametrize(
