@@ -56,7 +56,7 @@ COMMANDS = (
         "prefillshare.cli.keys",
     ),
     Entry("demo", "show a shared KV cache at work", "prefillshare.cli.demo"),
-    Entry("bench", "measure speed and memory", "prefillshare.cli.bench"),
+    Entry("bench", "run an experiment, write its page", "prefillshare.cli.bench"),
 )
 COMMON = ("command", "config", "overrides", "json")
 

@@ -125,11 +125,6 @@ class KVFormat:
         return asdict(self)
 
 
-def dtype_name(dtype: torch.dtype) -> str:
-    """`torch.float32` -> `"float32"`."""
-    return str(dtype).removeprefix("torch.")
-
-
 def _refuse_length_dependent_rope(text: Any) -> None:
     parameters = getattr(text, "rope_parameters", None) or {}
     # Models with several kinds of layers keep one mapping per kind.

@@ -191,6 +191,13 @@ class TrainSettings(RunSettings):
             raise ValueError(
                 "`prefill: recompute` and `recompute: [first, last]` go together"
             )
+        if self.recompute is not None and not (
+            0 <= self.recompute[0] < self.recompute[1]
+        ):
+            raise ValueError(
+                f"`recompute: {list(self.recompute)}` names no layers; give the first "
+                "and the one behind the last, as [10, 30]"
+            )
         if self.path == "one_pass" and (
             self.method != "lora" or self.prefill != "shared"
         ):
@@ -218,8 +225,11 @@ class TrainSettings(RunSettings):
                 "`bridge` goes together with `decoder_model` and `prefill: shared`: it "
                 "maps the prefill module's cache for another model"
             )
-        if self.bridge_alone and self.bridge is None:
-            raise ValueError("`bridge_alone` goes with `bridge`; name the bridge")
+        if self.bridge is None and (self.bridge_alone or self.bridge_learning_rate):
+            raise ValueError(
+                "`bridge_alone` and `bridge_learning_rate` go with `bridge`; name the "
+                "bridge"
+            )
         if other and (self.prefill not in ("own", "shared") or self.path != "cached"):
             raise ValueError(
                 f"`decoder_model` goes with `prefill: own` or `shared` and `path: "

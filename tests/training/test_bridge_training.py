@@ -149,7 +149,7 @@ def test_a_bridge_can_be_trained_alone(
     assert all(not torch.equal(tensor, fitted[name]) for name, tensor in changed)
     for name, tensor in loaded.model.state_dict().items():
         assert torch.equal(tensor, states[name]), name
-    with pytest.raises(ValueError, match="`bridge_alone` goes with `bridge`"):
+    with pytest.raises(ValueError, match="`bridge_alone` and .* go with `bridge`"):
         decoder_settings(
             tmp_path,
             tiny_directory,

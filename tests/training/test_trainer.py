@@ -266,6 +266,8 @@ def test_a_finished_decoder_of_another_kind_is_not_overwritten(
         ({"tasks": [TASK.model_dump()]}, "set either `task` or a list"),
         ({"prefill": "recompute"}, "`recompute: \\[first, last\\]` go together"),
         ({"path": "one_pass", "method": "full"}, "needs `method: lora`"),
+        ({"prefill": "recompute", "recompute": [3, 2]}, "names no layers"),
+        ({"bridge_learning_rate": 1e-4}, "go with `bridge`"),
     ],
 )
 def test_settings_that_contradict_one_another_are_refused(
