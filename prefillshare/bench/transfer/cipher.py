@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from prefillshare.bench.transfer.found import Found
-from prefillshare.bench.transfer.orders import Worker
+from prefillshare.bench.transfer.one_core import SliceWorker
 from prefillshare.bench.transfer.processes import Facts, workers
 from prefillshare.bench.transfer.settings import TransferBenchSettings
-from prefillshare.bench.transfer.shapes import buffer, fill
 from prefillshare.bench.transfer.specs import Cipher
 from prefillshare.transfer.base import Access
 from prefillshare.transfer.secure.sealing import KEY_BYTES, TAG_BYTES
@@ -19,19 +15,15 @@ from prefillshare.transfer.secure.sealing import KEY_BYTES, TAG_BYTES
 _HEAD = bytes(24)
 
 
-class CipherWorker(Worker):
+class CipherWorker(SliceWorker):
     """Seals memory slice by slice into a staging buffer, and opens that into memory.
 
     As the engine does: its staging buffers remain in the caches, its memory does not.
     """
 
     def __init__(self, size: int, slice_bytes: int) -> None:
-        step = min(slice_bytes, size)
-        self._memory = buffer(size // step * step)
-        fill(self._memory, 1)
-        whole = self._memory.data
-        self._slices = [whole[at : at + step] for at in range(0, len(whole), step)]
-        self._staging = memoryview(bytearray(step + TAG_BYTES))
+        super().__init__(size, slice_bytes)
+        self._staging = memoryview(bytearray(self.step + TAG_BYTES))
         self._cipher = AESGCM(bytes(KEY_BYTES))
 
     def seal(self) -> Facts:
@@ -41,27 +33,20 @@ class CipherWorker(Worker):
         def each(number: int, view: memoryview) -> None:
             seal(number.to_bytes(12, "big"), view, _HEAD, staging)
 
-        return self._timed(each)
+        return self.timed(each)
 
     def open(self) -> Facts:
         """The same for opening; `verified` says whether the last slice came back."""
         unseal, staging = self._cipher.decrypt_into, self._staging
-        last = bytes(self._slices[-1])
-        nonce = (len(self._slices) - 1).to_bytes(12, "big")
+        last = bytes(self.slices[-1])
+        nonce = (len(self.slices) - 1).to_bytes(12, "big")
 
         def each(_: int, view: memoryview) -> None:
             unseal(nonce, staging, _HEAD, view)
 
-        return self._timed(each) | {
-            "verified": all(view == last for view in self._slices)
+        return self.timed(each) | {
+            "verified": all(view == last for view in self.slices)
         }
-
-    def _timed(self, run: Callable[[int, memoryview], None]) -> Facts:
-        cpu, began = time.process_time(), time.perf_counter()
-        for number, view in enumerate(self._slices):
-            run(number, view)
-        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-        return {"seconds": seconds, "cpu": cpu, "bytes": len(self._memory)}
 
 
 def run_cipher(
