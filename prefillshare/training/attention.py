@@ -30,7 +30,8 @@ DENSE = "prefillshare_dense"
 # Below this saving, one dense call beats a loop of small ones.
 _WORTH_IT = 1.5
 # What it takes to start a GPU's kernels for one piece, in pairs of query and key that
-# it computes meanwhile: about 50 us, at 15 TFLOP/s and nine heads of 64.
+# it computes meanwhile: an estimate, not measured, of 50 us at 15 TFLOP/s and nine
+# heads of 64.
 _GPU_START = 300_000
 # What transformers' own function has to see to.
 _SPECIAL = ("position_bias", "softcap", "cache")

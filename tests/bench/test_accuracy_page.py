@@ -60,6 +60,14 @@ def test_a_page_of_several_processors_warns(processors: list[str]) -> None:
     assert warns == (len(set(processors)) > 1)
 
 
+def test_a_gpu_is_named_and_is_another_processor() -> None:
+    there = {"runs": ["own, seed 0"], "made": [{**HERE, "gpu": "H100"}]}
+    here = {"runs": ["own, seed 1"], "made": [HERE]}
+    assert "2 cores of Zen, with H100\n" in "\n".join(made([there]))
+    text = "\n".join(made([there, here]))
+    assert "More than one processor made these runs (H100, Zen)" in text
+
+
 @pytest.mark.parametrize(("commits", "warned"), [("aa", False), ("ab", True)])
 def test_a_page_of_several_versions_of_the_code_warns(
     commits: str, warned: bool

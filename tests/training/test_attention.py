@@ -80,6 +80,15 @@ def test_independent_prompts_go_piece_by_piece_and_a_shared_one_at_once() -> Non
         assert type(packed_mask(row.visible(past), row, past)) is kind
 
 
+def test_short_pieces_go_at_once_where_starting_them_costs_more() -> None:
+    """As on a GPU: any device but the processor."""
+    apart = [tuple(range(n, n + 8)) for n in range(0, 64, 8)]
+    ((row, past), *_) = rows_of(pack([example(prompt) for prompt in apart]))
+    visible = row.visible(past)
+    assert isinstance(packed_mask(visible, row, past), PackedMask)
+    assert not isinstance(packed_mask(visible.to("meta"), row, past), PackedMask)
+
+
 def test_a_model_reads_independent_prompts_piece_by_piece(
     tiny_model: PreTrainedModel, tiny_id: ModelId
 ) -> None:
