@@ -91,11 +91,15 @@ def _bars(left: Axes, right: Axes, systems: Curves) -> None:
 
 @dataclass(frozen=True)
 class Panel:
-    """Bars from zero: by label the value, and the ends of its interval or range."""
+    """Bars from zero: by label the value, and the ends of its interval or range.
+
+    Values that are `magnitudes` apart are points on a logarithmic scale.
+    """
 
     title: str
     unit: str
     bars: Mapping[str, tuple[float, float, float]]
+    magnitudes: bool = False
 
 
 def panels(grid: Sequence[Sequence[Panel]]) -> Figure:
@@ -115,8 +119,13 @@ def _panel(side: Axes, panel: Panel) -> None:
     values = [value for value, _, _ in panel.bars.values()]
     below = [value - low for value, low, _ in panel.bars.values()]
     above = [high - value for value, _, high in panel.bars.values()]
-    side.barh(list(panel.bars), values, xerr=[below, above])
-    side.set(xlabel=panel.unit, xlim=(0, None))
+    if panel.magnitudes:
+        side.errorbar(values, list(panel.bars), xerr=[below, above], fmt="o")
+        side.set(xlabel=panel.unit, xscale="log")
+        side.grid(axis="x", which="both", alpha=0.3)
+    else:
+        side.barh(list(panel.bars), values, xerr=[below, above])
+        side.set(xlabel=panel.unit, xlim=(0, None))
     side.set_title(panel.title, loc="left", fontsize="small")
     side.invert_yaxis()  # in the order of the tables
 

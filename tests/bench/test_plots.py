@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from prefillshare.bench.judge.plot import judge_plot
-from prefillshare.bench.plots import curves
+from prefillshare.bench.plots import Panel, curves, panels
 from prefillshare.bench.spine.plot import spine_plot
 from prefillshare.bench.training.plot import training_plot
 
@@ -90,3 +90,11 @@ def test_published_figures_are_drawn_as_they_are(
     bars = [each for each in axes.patches if isinstance(each, Rectangle)]
     assert len(bars) == len(labels)
     assert bars[labels.index(label)].get_width() == pytest.approx(width(results))
+
+
+def test_values_of_other_magnitudes_are_points_on_a_logarithmic_scale() -> None:
+    bars = {"socket": (20.0, 18.0, 27.0), "peer": (8000.0, 60.0, 40000.0)}
+    (side,) = panels([[Panel("delay", "µs", bars, magnitudes=True)]]).axes
+    assert side.get_xscale() == "log" and not side.patches
+    (points, *_), *_ = side.containers
+    assert list(points.get_xdata()) == [20.0, 8000.0]

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from prefillshare.bench.transfer.shapes import Plan, buffer
@@ -41,9 +42,11 @@ class BareReceiver:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=spec.streams)
         tune(self._listener, spec, timeout)
         self._streams: dict[int, Connection] = {}
-        self._pool = ThreadPoolExecutor(spec.streams)
+        # One more, for the owner who is told.
+        self._pool = ThreadPoolExecutor(spec.streams + 1)
         self._accepted = self._pool.submit(self._accept)
         self._coming: list[Future[None]] = []
+        self._told: SimpleQueue[bool] = SimpleQueue()
 
     @property
     def address(self) -> str:
@@ -64,6 +67,8 @@ class BareReceiver:
             self._pool.submit(self._take, self._streams[i], self._groups(share), count)
             for i, share in enumerate(shares(ranges, self._spec.streams))
         ]
+        if self._spec.handed:
+            self._coming.append(self._pool.submit(self._own, count * len(self._coming)))
         return [{} for _ in range(count)]
 
     def _groups(self, share: Ranges) -> list[Group]:
@@ -72,7 +77,13 @@ class BareReceiver:
     def _take(self, stream: Connection, parts: list[Group], count: int) -> None:
         for _ in range(count):
             receive(stream, parts)
+            if self._spec.handed:
+                self._told.put(True)
             stream.sendall(b"k")
+
+    def _own(self, count: int) -> None:
+        for _ in range(count):
+            self._told.get()
 
     def settle(self) -> None:
         """Wait for the threads."""
@@ -81,10 +92,7 @@ class BareReceiver:
 
     def close(self) -> None:
         """Close the sockets; threads that still wait for them end by that."""
-        for stream in (self._listener, *self._streams.values()):
-            # One that was reset is not connected any more.
-            with contextlib.suppress(OSError):
-                stream.shutdown(socket.SHUT_RDWR)
+        _shut((self._listener, *self._streams.values()))
         self._pool.shutdown()
         for stream in (self._listener, *self._streams.values()):
             stream.close()
@@ -106,7 +114,9 @@ class BareSender:
         self.memory = buffer(size)
         self._streams: list[Connection] = []
         self._parts: list[list[Group]] = []
-        self._pool = ThreadPoolExecutor(spec.streams)
+        # Who sends on a stream, and who reads it.
+        self._pool = ThreadPoolExecutor(2 * spec.streams)
+        self._answers: list[SimpleQueue[bytes]] = []
 
     def connect(self, address: str) -> None:
         """One connection a stream, numbered by its first byte."""
@@ -118,6 +128,10 @@ class BareSender:
             ours = covered(stream, self._spec, self._certificates, server=False)
             self._streams.append(ours)
             ours.sendall(bytes([i]))
+        if self._spec.handed:
+            self._answers = [SimpleQueue() for _ in self._streams]
+            for stream, answers in zip(self._streams, self._answers, strict=True):
+                self._pool.submit(_hand_on, stream, answers)
 
     def arrange(self, plan: Plan, tickets: Sequence[dict[str, Any]]) -> None:
         """Make the views."""
@@ -139,11 +153,31 @@ class BareSender:
     def _send(self, i: int) -> None:
         stream = self._streams[i]
         send(stream, self._parts[i])
-        if stream.recv(1) != b"k":
+        answer = self._answers[i].get() if self._spec.handed else stream.recv(1)
+        if answer != b"k":
             raise TransferBroken("the receiving process is gone; see its output")
 
     def close(self) -> None:
-        """Close the sockets."""
+        """Close the sockets; threads that still read them end by that."""
+        _shut(self._streams)
         self._pool.shutdown()
         for stream in self._streams:
             stream.close()
+
+
+def _hand_on(stream: Connection, answers: SimpleQueue[bytes]) -> None:
+    """Read a stream until it ends, or breaks, which is handed on as no byte."""
+    answer = b"k"
+    while answer:
+        try:
+            answer = stream.recv(1)
+        except OSError:
+            answer = b""
+        answers.put(answer)
+
+
+def _shut(streams: Iterable[Connection]) -> None:
+    for stream in streams:
+        # One that was reset is not connected any more.
+        with contextlib.suppress(OSError):
+            stream.shutdown(socket.SHUT_RDWR)

@@ -48,7 +48,8 @@ def _delays(rows: Sequence[Row]) -> Panel:
         if row["shape"] == "latency" and "p99_us" in row:
             low, high = row["spread"]["p99_us"]
             bars[f"{_label(row)}, {row['case']}"] = (row["p99_us"], low, high)
-    return Panel("latency of small writes with notification", "p99, µs", bars)
+    title = "latency of small writes with notification"
+    return Panel(title, "p99, µs", bars, magnitudes=True)
 
 
 def _label(row: Row) -> str:

@@ -60,7 +60,9 @@ class Bare(Config):
 
     A call moves up to `call_bytes`. `buffer_bytes` is what the kernel is asked for as
     send and receive buffer; null leaves them to grow by themselves. With `tls` the
-    sockets are Python's `ssl` sockets, TLS 1.3.
+    sockets are Python's `ssl` sockets, TLS 1.3. With `handed`, threads that do nothing
+    else read the sockets and hand on that something came, as an engine's must: to the
+    owner of the memory at one end, to who waits for the answer at the other.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Bare(Config):
     call_bytes: int = Field(1 << 20, ge=4096)
     buffer_bytes: int | None = Field(None, ge=4096)
     tls: bool = False
+    handed: bool = False
     shapes: list[Shape] | None = None
 
 

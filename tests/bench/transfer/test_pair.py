@@ -68,6 +68,7 @@ def test_a_transfer_that_fails_ends_the_measurement(
         Bare(name="one"),
         Bare(name="three", streams=3, call_bytes=5000),
         Bare(name="two", streams=2, buffer_bytes=1 << 16),
+        Bare(name="handed", streams=2, handed=True),
         Bare(name="ssl", streams=2, call_bytes=100_000, tls=True),
     ],
     ids=lambda spec: spec.name,
