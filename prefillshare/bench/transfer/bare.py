@@ -130,8 +130,8 @@ class BareSender:
             ours.sendall(bytes([i]))
         if self._spec.handed:
             self._answers = [SimpleQueue() for _ in self._streams]
-            for stream, answers in zip(self._streams, self._answers, strict=True):
-                self._pool.submit(_hand_on, stream, answers)
+            for ours, answers in zip(self._streams, self._answers, strict=True):
+                self._pool.submit(_hand_on, ours, answers)
 
     def arrange(self, plan: Plan, tickets: Sequence[dict[str, Any]]) -> None:
         """Make the views."""
