@@ -59,7 +59,11 @@ def bytes_over(settings: TransferBenchSettings, rate: float) -> int:
 def check_link(
     settings: TransferBenchSettings, link: CheckedLink, number: int
 ) -> list[Found]:
-    """What a bare socket finds on a link, and what it should find."""
+    """What a bare socket finds on a link, and what it should find.
+
+    Each round has a link with jitter of its own.
+    """
+    link = link.model_copy(update={"seed": link.seed + number})
     size = settings.total_bytes
     if link.rate is not None:
         size = bytes_over(settings, link.rate)
