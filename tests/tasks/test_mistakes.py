@@ -98,7 +98,9 @@ def test_arithmetic_alone_shows_nothing_but_a_wrong_total(agent: str) -> None:
 def test_a_judge_sees_every_pair_in_both_orders() -> None:
     every = samples("judge", 3)
     for one, two in zip(every[::2], every[1::2], strict=True):
-        assert (one.answer, two.answer) == ("first", "second")
+        quote, _, verdict = one.answer.rpartition("; ")
+        assert verdict == "first" and two.answer == f"{quote}; second"
+        assert quote in one.messages[0]["content"].splitlines()
         a, b = (s.messages[1]["content"].split("\n")[1:] for s in (one, two))
         assert a[0].removeprefix("first: ") == b[1].removeprefix("second: ")
         assert a[1].removeprefix("second: ") == b[0].removeprefix("first: ")

@@ -67,8 +67,8 @@ def turns(
             f"agent {agent.name!r} cannot stand at hand-off depth {depth}; it can at "
             f"{', '.join(map(str, possible))}"
         )
-    if agent is JUDGE:
-        return _judged(case, question, rng)
+    if agent.name == JUDGE.name:
+        return _judged(case, question, agent, rng)
     if agent is CHECKING:
         return [_checked(case, question.record, depth, rng)]
     record = question.record
@@ -174,7 +174,9 @@ def _checked(case: Case, record: Record, depth: int, rng: random.Random) -> Turn
     return _turn(case, request, said, answer, depth)
 
 
-def _judged(case: Case, question: Question, rng: random.Random) -> list[Turn]:
+def _judged(
+    case: Case, question: Question, judge: Agent, rng: random.Random
+) -> list[Turn]:
     """A right and a wrong answer in both orders: a consistent judge follows them."""
     judged = rng.choice((SHIPPING, INVOICING))
     record = question.record
@@ -185,7 +187,7 @@ def _judged(case: Case, question: Question, rng: random.Random) -> list[Turn]:
     return [
         Turn(
             _opening(case, f"{question.request}\nfirst: {first}\nsecond: {second}"),
-            JUDGE.form.render({"verdict": right}),
+            judge.answer(record, verdict=right),
             1,
             {"right": right, "swapped": right == "second", **facts},
         )

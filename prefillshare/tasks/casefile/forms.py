@@ -27,6 +27,9 @@ class Form(Protocol):
     def parse(self, text: str) -> Values | None:
         """What `text` says, as far as it has this form; None if it has not."""
 
+    def over(self, wording: str) -> Form:
+        """The form with `wording`, that of a record, where it quotes one."""
+
 
 @dataclass(frozen=True)
 class ToolCall:
@@ -61,10 +64,14 @@ class ToolCall:
             if type(stated.get(field)) in (int, str)
         }
 
+    def over(self, wording: str) -> Form:
+        """Itself: a call quotes nothing."""
+        return self
+
 
 @dataclass(frozen=True)
 class Sentence:
-    """Text with `{field}` gaps, in one of several wordings.
+    """Text with `{field}` gaps, in one of several wordings; `{entry}` quotes a record.
 
     Rendered with the first wording whose fields are all at hand, so the fullest
     stands first.
@@ -92,6 +99,11 @@ class Sentence:
                 }
         return None
 
+    def over(self, wording: str) -> Form:
+        """The gaps of the record's wording in place of `{entry}`; itself without."""
+        quoting = tuple(w.replace("{entry}", wording) for w in self.wordings)
+        return self if quoting == self.wordings else Sentence(quoting)
+
 
 _NUMBERS = {"order", "quantity", "price", "total", "billed"}
 _WORDS = {
@@ -104,7 +116,6 @@ _WORDS = {
     # As an earlier agent gave it, or a whole line: anything.
     "right": r"[^,]+",
     "values": r".+",
-    "entry": r".+",
 }
 
 
