@@ -24,6 +24,10 @@ C = TypeVar("C", bound=Config)
 Key = tuple[str | int, ...]
 
 
+# Where no file was given.
+_NO_FILE = "configuration"
+
+
 def load_config(cls: type[C], path: Path | None, overrides: Sequence[str]) -> C:
     """The configuration in the file `path`, with `overrides` laid over it in order.
 
@@ -41,7 +45,7 @@ def load_config(cls: type[C], path: Path | None, overrides: Sequence[str]) -> C:
     try:
         return cls.model_validate(data)
     except ValidationError as error:
-        where = "configuration" if path is None else str(path)
+        where = _NO_FILE if path is None else str(path)
         found = error.errors(include_url=False)
         lines = [_describe(detail, cls, data, where, origins) for detail in found]
         raise ConfigError("\n".join(lines)) from error
@@ -131,10 +135,12 @@ def _describe(
     name = dotted_name(key)
     if detail["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(key[-1]), known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+        meant = dotted_name((*key[:-1], *near))
+        hint = f"did you mean {meant!r}?" if near else f"known: {', '.join(known)}"
         return f"{where}: unknown key {name}; {hint}"
     if detail["type"] == "missing":
-        return f"{where}: {name} is missing; set it in the file or by --set {name}=…"
+        file = "a file for --config," if where == _NO_FILE else "the file"
+        return f"{where}: {name} is missing; set it in {file} or by --set {name}=…"
     message = detail["msg"].removeprefix("Value error, ")
     message = message.replace("Input should be", "expected", 1)
     return f"{where}: {name + ': ' if name else ''}{detail['input']!r}: {message}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -17,6 +18,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+
+
+# Where there is no bar, nothing is heard of a run for so long at most, but for a step
+# that takes longer.
+QUIET_SECONDS = 30.0
 
 
 class Tick(Protocol):
@@ -44,7 +50,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 @contextmanager
 def progress(title: str, total: int, every: int = 10) -> Iterator[Tick]:
-    """A bar on a terminal; elsewhere a line every `every` steps."""
+    """A bar on a terminal; elsewhere a line every `every` steps, or half a minute."""
     if sys.stdout.isatty():
         columns = (
             TextColumn(title),
@@ -58,15 +64,24 @@ def progress(title: str, total: int, every: int = 10) -> Iterator[Tick]:
             task = bar.add_task(title, total=total, note="")
             yield lambda note: bar.update(task, advance=1, note=note)
         return
-    done = 0
+    done, began = 0, time.monotonic()
+    told = began
 
     def tick(note: str) -> None:
-        nonlocal done
+        nonlocal done, told
         done += 1
-        if done % every == 0 or done == total:
-            say(f"{title}: {done}/{total} {note}")
+        now = time.monotonic()
+        if done % every == 0 or done == total or now - told >= QUIET_SECONDS:
+            told = now
+            say(f"{title}: {done}/{total} {note}{_left(now - began, done, total)}")
 
     yield tick
+
+
+def _left(seconds: float, done: int, total: int) -> str:
+    """How long the rest takes, where that is worth a word."""
+    rest = seconds / done * (total - done)
+    return f", about {rest / 60:.0f} min left" if rest >= 60 else ""
 
 
 ROLES = {

@@ -85,18 +85,18 @@ def test_a_configuration_cannot_be_changed() -> None:
         ("sed: 1", "unknown key sed; did you mean 'seed'?"),
         (
             "optimizer: {learning_rte: 1}",
-            "unknown key optimizer.learning_rte; did you mean 'learning_rate'?",
+            "unknown key optimizer.learning_rte; did you mean 'optimizer.learning_rate'?",
         ),
         ("optimizer: {zzz: 1}", "optimizer.zzz; known: learning_rate, steps"),
         (
             "workers: [{name: a}, {name: b, prt: 1}]",
-            "unknown key workers.1.prt; did you mean 'port'?",
+            "unknown key workers.1.prt; did you mean 'workers.1.port'?",
         ),
         (
             "named: {left: {name: a, prt: 1}}",
-            "unknown key named.left.prt; did you mean 'port'?",
+            "unknown key named.left.prt; did you mean 'named.left.port'?",
         ),
-        ("either: {stps: 1}", "unknown key either.stps; did you mean 'steps'?"),
+        ("either: {stps: 1}", "unknown key either.stps; did you mean 'either.steps'?"),
         ("seed: many", "seed: 'many': expected a valid integer"),
         ("optimizer: {steps: 1.5}", "optimizer.steps: 1.5: expected a valid integer"),
         ("optimizer: 3", "optimizer: 3: expected a valid dictionary"),
@@ -122,7 +122,7 @@ def test_an_error_names_the_file_the_key_and_the_remedy(
         ("sed=1", "--set sed=1: unknown key sed; did you mean 'seed'?"),
         (
             "optimizer.stps=1",
-            "--set optimizer.stps=1: unknown key optimizer.stps; did you mean 'steps'?",
+            "--set optimizer.stps=1: unknown key optimizer.stps; did you mean 'optimizer.steps'?",
         ),
         ("optimizer={stps: 1}", "--set optimizer={stps: 1}: unknown key optimizer."),
         ("seed=many", "--set seed=many: seed: 'many': expected a valid integer"),

@@ -22,7 +22,7 @@ def require_matplotlib() -> None:
     except ImportError as error:
         raise ConfigError(
             "a page of results has plots, which need matplotlib: "
-            "pip install 'prefillshare[bench]'"
+            "pip install -e '.[bench]' in a checkout"
         ) from error
 
 

@@ -83,7 +83,11 @@ def _run(arguments: list[str]) -> int:
     module = None
     if chosen in entries:
         module = cast(Command, importlib.import_module(entries[chosen].module))
-    parsed = _parser(entries, chosen, module).parse_args(arguments)
+    parser, commands = _parser(entries, chosen, module)
+    parsed, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        # With the usage of the command, not that of all.
+        commands[parsed.command].error(f"unrecognized arguments: {' '.join(unknown)}")
     assert module is not None, "the parser lets only known commands through"
     options = Options(
         config=parsed.config,
@@ -112,8 +116,11 @@ def _exists(module: str) -> bool:
 
 def _parser(
     entries: dict[str, Entry], chosen: str | None, module: Command | None
-) -> argparse.ArgumentParser:
-    """The parser; only the chosen command's has the arguments of its module."""
+) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser, and those of the commands.
+
+    Only the chosen command's has the arguments of its module.
+    """
     parser = argparse.ArgumentParser(
         prog="prefillshare",
         description="One frozen prefill module, many decode modules, "
@@ -131,7 +138,7 @@ def _parser(
         add_arguments = getattr(module, "add_arguments", None)
         if entry.name == chosen and add_arguments is not None:
             add_arguments(command)
-    return parser
+    return parser, dict(commands.choices)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:

@@ -27,7 +27,7 @@ from prefillshare.bench.training.experiment import (
 from prefillshare.bench.training.page import training_page
 from prefillshare.bench.training.plot import training_plot
 from prefillshare.bench.transfer.experiment import run_transfer
-from prefillshare.bench.transfer.page import transfer_page
+from prefillshare.bench.transfer.page import public_config, transfer_page
 from prefillshare.bench.transfer.plot import transfer_plot
 from prefillshare.bench.transfer.settings import TransferBenchSettings
 from prefillshare.cli.command import (
@@ -52,12 +52,14 @@ class _Benchmark:
     """Settings, what runs them on a model, and what makes their page and plot.
 
     `run` takes settings that have a `model`, and a path to it, or settings alone.
+    `public` leaves out of the settings what is not to be published.
     """
 
     settings: type[Config]
     run: Callable[..., dict[str, Any]]
     page: Callable[..., str]
     plot: Callable[[Mapping[str, Any]], Figure] | None = None
+    public: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda config: config
 
 
 _BENCHMARKS = {
@@ -65,7 +67,11 @@ _BENCHMARKS = {
         TrainingSpeedSettings, run_training_speed, training_page, training_plot
     ),
     "transfer": _Benchmark(
-        TransferBenchSettings, run_transfer, transfer_page, transfer_plot
+        TransferBenchSettings,
+        run_transfer,
+        transfer_page,
+        transfer_plot,
+        public_config,
     ),
     "spine": _Benchmark(SpineSettings, run_spine, spine_page, spine_plot),
     "judge": _Benchmark(JudgeSettings, run_judge, judge_page, judge_plot),
@@ -121,11 +127,12 @@ def run(options: Options) -> Report:
     if name == "spine":
         accuracy_table(results["accuracy"])
     report = Report(settings.model_dump(mode="json"), results)
+    published = replace(report, config=benchmark.public(report.config))
     if options.json is not None:
         # What took hours to measure outlives a page that cannot be made.
-        write_report(options.json, "bench", began, report)
+        write_report(options.json, "bench", began, published)
     _write(page, benchmark, report, began, options)
-    return report
+    return published
 
 
 def _with_config(options: Options, name: str) -> Options:

@@ -40,7 +40,7 @@ try:
 except ModuleNotFoundError as missing:
     raise ConfigError(
         f"lm-evaluation-harness cannot be imported ({missing}); install it with "
-        "pip install 'prefillshare[eval]'"
+        "pip install -e '.[eval]' in a checkout"
     ) from missing
 
 logger = logging.getLogger(__name__)

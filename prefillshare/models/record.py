@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from prefillshare.errors import CheckpointError, IdentityError
+from prefillshare.errors import CheckpointError, ConfigError, IdentityError
 from prefillshare.kv.identity import ModelId
 from prefillshare.models.prompt import Boundary
 
@@ -47,9 +47,15 @@ class DecoderRecord:
         """Read the record of a saved decoder.
 
         Raises:
-            CheckpointError: it is missing or not what this version writes.
+            ConfigError: there is no decoder in that directory.
+            CheckpointError: it is not what this version writes.
         """
         path = directory / RECORD_FILE
+        if not path.is_file():
+            raise ConfigError(
+                f"no decoder in {directory}: {RECORD_FILE} is missing; train one with "
+                "`prefillshare train`, which writes OUTPUT/decoder"
+            )
         try:
             fields = json.loads(path.read_text())
             fields["kv_formats"] = tuple(fields["kv_formats"])
@@ -84,7 +90,8 @@ class DecoderRecord:
         if self.prefill != prefill:
             raise IdentityError(
                 f"decoder {self.name!r} was trained on its {self.prefill!r} prefill "
-                f"and cannot be served with {prefill!r}; train one that can"
+                f"and cannot read {prefill!r}; train one that can (`prefillshare train "
+                f"--set prefill={prefill} --set output=…`), or name another"
             )
 
     def require_task(self, name: str, suffix: str) -> None:

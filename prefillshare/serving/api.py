@@ -166,9 +166,13 @@ def _map_errors(app: FastAPI) -> None:
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:])
-        message = f"{where or 'body'}: {first['msg']}"
-        if first["type"] == "json_invalid":
-            message = f"the body is not valid JSON (character {where})"
+        match first["type"]:
+            case "json_invalid":
+                message = f"the body is not valid JSON (character {where})"
+            case "extra_forbidden":
+                message = f"{where} is not supported here; leave it out"
+            case _:
+                message = f"{where or 'body'}: {first['msg']}"
         return JSONResponse(error_body(message, "invalid_request_error"), 400)
 
     @app.exception_handler(HTTPException)

@@ -102,7 +102,8 @@ def listen(role: str, host: str, port: int) -> socket.socket:
     except OSError as error:
         bound.close()
         raise PrefillShareError(
-            f"the {role} cannot listen on {host}:{port}: {error}; choose another port"
+            f"the {role} cannot listen on {host}:{port}: {error}; choose another port "
+            "(key `port`)"
         ) from error
     return bound
 

@@ -125,7 +125,7 @@ def test_without_trl_the_remedy_is_named(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     settings = load_config(TrainingSpeedSettings, CONFIG, [])
-    with pytest.raises(ConfigError, match="pip install 'prefillshare.bench.'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[bench\]'"):
         run_training_speed(settings, tmp_path)
 
 

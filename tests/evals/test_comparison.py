@@ -107,7 +107,7 @@ def test_the_figures_are_put_on_the_decoders_cards(
     [
         ("invoicing", INVOICING.suffix, "own", "listed for task 'shipping'"),
         ("shipping", "another suffix", "own", "listed for task 'shipping'"),
-        ("shipping", SHIPPING.suffix, "shared", "cannot be served with 'own'"),
+        ("shipping", SHIPPING.suffix, "shared", "cannot read 'own'; train one"),
     ],
 )
 def test_a_decoder_that_does_not_belong_is_named(

@@ -147,8 +147,8 @@ def test_the_command_line_knows_the_model(
     where = f"model={base_directory},dtype=float64,decoder={tmp_path}"
     assert main([*arguments, "--model_args", f"{where}/decoder"]) == 0
     assert "tiny_choice" in capsys.readouterr().out
-    assert main([*arguments, "--model_args", f"{where}/absent"]) == 1
-    assert "is not a decoder record" in capsys.readouterr().err
+    assert main([*arguments, "--model_args", f"{where}/absent"]) == 2
+    assert "no decoder in" in capsys.readouterr().err
 
 
 def test_later_releases_of_the_harness_find_the_model_by_its_entry_point() -> None:

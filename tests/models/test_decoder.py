@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from prefillshare.errors import CheckpointError, IdentityError
+from prefillshare.errors import CheckpointError, ConfigError, IdentityError
 from prefillshare.kv.identity import ModelId
 from prefillshare.models.decoder import Decoder
 from prefillshare.models.loading import hub_id, load_model, share_weights
@@ -62,12 +62,19 @@ def test_a_decoder_is_held_to_its_prefill(
         own.record.require_prefill("shared")
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"name": "x"}', None])
-def test_a_broken_record_is_named(
-    tiny_model: PreTrainedModel, tiny_id: ModelId, tmp_path: Path, text: str | None
+def test_a_missing_decoder_is_wrong_use(
+    tiny_model: PreTrainedModel, tiny_id: ModelId, tmp_path: Path
 ) -> None:
-    if text is not None:
-        (tmp_path / RECORD_FILE).write_text(text)
+    absent = tmp_path / "runs" / "decoder"
+    with pytest.raises(ConfigError, match=f"no decoder in {absent}.*share train"):
+        Decoder.load(absent, tiny_model, tiny_id)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"name": "x"}'])
+def test_a_broken_record_is_named(
+    tiny_model: PreTrainedModel, tiny_id: ModelId, tmp_path: Path, text: str
+) -> None:
+    (tmp_path / RECORD_FILE).write_text(text)
     with pytest.raises(CheckpointError, match=RECORD_FILE):
         Decoder.load(tmp_path, tiny_model, tiny_id)
 

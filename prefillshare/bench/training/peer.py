@@ -33,7 +33,7 @@ def require_trl() -> None:
     if importlib.util.find_spec("trl") is None:
         raise ConfigError(
             "training speed is measured against TRL, which is not installed: "
-            "pip install 'prefillshare[bench]'"
+            "pip install -e '.[bench]' in a checkout"
         )
 
 

@@ -15,6 +15,7 @@ from prefillshare.bench.transfer.verdicts import ratio_lines, summary, target_li
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
 
+_FOLDERS = {"peers": "FOLDER", "folder": "DISK"}
 _RATIOS = (
     "Ratios are of one round each, then the median (min–max) over the rounds; above 1 "
     "is in favour of the first named: more bytes a second, or less delay, processor "
@@ -164,13 +165,23 @@ _PARTS: tuple[tuple[str, str, Callable[[Rows], str]], ...] = (
 )
 
 
+def public_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without what is only true of one machine's folders."""
+    pythons = {peer: f"{peer.upper()}_PYTHON" for peer in config["pythons"]}
+    folders = {
+        name: public for name, public in _FOLDERS.items() if config[name] is not None
+    }
+    return {**config, **folders, "pythons": pythons}
+
+
 def _public(command: str, config: Mapping[str, Any]) -> str:
-    """The command without what is only true of one machine's folders."""
+    """The command, likewise."""
+    public = public_config(config)
     for peer, python in sorted(config["pythons"].items()):
-        command = command.replace(str(python), f"{peer.upper()}_PYTHON")
-    for name, public in (("peers", "FOLDER"), ("folder", "DISK")):
+        command = command.replace(str(python), public["pythons"][peer])
+    for name in _FOLDERS:
         if config[name] is not None:
-            command = command.replace(str(config[name]), public)
+            command = command.replace(str(config[name]), public[name])
     return command
 
 

@@ -67,6 +67,8 @@ def test_the_command_writes_rows_and_a_page(
     assert titles[:3] == ["contiguous", "scattered", "small"]
     assert "mooncake, tuned: not run: the folder of --peers has no moon" in text
     assert str(tmp_path) not in text and "peers=FOLDER" in text
+    figures = out.read_text()
+    assert str(tmp_path) not in figures and '"NIXL_PYTHON"' in figures
     assert "delayed: not asked for" in text and "## Files" not in text
 
 
