@@ -19,7 +19,6 @@ from rich.progress import (
 )
 from rich.table import Table
 
-
 # Where there is no bar, nothing is heard of a run for so long at most, but for a step
 # that takes longer.
 QUIET_SECONDS = 30.0

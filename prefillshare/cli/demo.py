@@ -1,4 +1,4 @@
-"""`prefillshare demo`: the spine in ten minutes on two cores."""
+"""`prefillshare demo`: the spine in minutes on two cores."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _QUICK = SpineSettings(
 _REAL = SpineSettings(
     agents=_AGENTS,
     steps=24,
-    train=CaseSettings(contexts=24, records=10),
+    train=CaseSettings(contexts=24, records=10, questions=4),
     test=HeldOutSettings(contexts=6, records=10),
     serving=ServingSettings(contexts=3, records=34, max_tokens=40),
 )
