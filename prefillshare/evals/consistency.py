@@ -2,35 +2,24 @@
 
 Reuse of a cache that leaves generated answers as good can still disturb a judge, whose
 verdicts hang on small margins (arXiv 2601.08343). A judge is shown a right and a wrong
-answer in both orders, quotes the record that they are about, and decides; its verdicts
-are compared between the orders, and with those of an unshared judge on the same
-samples.
+answer in both orders, and repeats one; its verdicts are compared between the orders,
+and with those of an unshared judge on the same samples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from prefillshare.errors import DataError, UnsupportedModelError
-from prefillshare.evals.answers import generate_answers, serving_prefill
+from prefillshare.errors import DataError
 from prefillshare.evals.runner import evaluate
-from prefillshare.evals.statistics import (
-    Interval,
-    mean_interval,
-    paired_difference,
-    score_interval,
-)
-from prefillshare.models.decoder import Decoder
+from prefillshare.evals.statistics import Interval, mean_interval, paired_difference
 from prefillshare.tasks.base import Unit
 from prefillshare.training.data import Tokenisation
 from prefillshare.training.schemes.base import Scheme
 
 VERDICTS = ("first", "second")
-# Between the record that a judge quotes and its verdict.
-_BETWEEN = "; "
-# More than any record and a verdict take.
-_QUOTE_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -88,78 +77,40 @@ def judged(units: Sequence[Unit]) -> tuple[Judged, ...]:
     for context, unit in enumerate(units):
         for sample in unit:
             facts = sample.facts
-            if not {"pair", "swapped", "right"} <= facts.keys():
+            if not {"pair", "swapped", "right", *VERDICTS} <= facts.keys():
                 raise DataError(
                     f"a sample's facts are {sorted(facts)}, but a judge's name its "
-                    "pair, swapped and right; give the units of the agent 'judge'"
+                    "pair, swapped and right, and both answers; give the units of the "
+                    "agent 'judge'"
                 )
             pair, swapped, right = facts["pair"], facts["swapped"], facts["right"]
             asked.append(Judged(pair, swapped, right, context))
     return tuple(asked)
 
 
-@dataclass(frozen=True)
-class Verdicts:
-    """What a judge said of each sample: the record as it quotes it, and the verdict."""
-
-    quotes: tuple[str, ...]
-    said: tuple[str, ...]
-
-    def quoted(self, units: Sequence[Unit]) -> Interval:
-        """The share of samples whose record is quoted word for word, over contexts."""
-        samples = [(i, sample) for i, unit in enumerate(units) for sample in unit]
-        right = [
-            float(quote == quote_of(sample.answer))
-            for quote, (_, sample) in zip(self.quotes, samples, strict=True)
-        ]
-        return score_interval([right], [context for context, _ in samples])
-
-
-def quote_of(answer: str) -> str:
-    """What a judge quotes before its verdict."""
-    return answer.rpartition(_BETWEEN)[0] or answer
-
-
 def judge_verdicts(
-    scheme: Scheme,
-    judge: Decoder,
-    tokenisation: Tokenisation,
-    units: Sequence[Unit],
-) -> Verdicts:
-    """The verdict on each sample of `units`: the likelier of the two allowed answers.
+    scheme: Scheme, judge: Any, tokenisation: Tokenisation, units: Sequence[Unit]
+) -> tuple[str, ...]:
+    """The verdict on each sample of `units`: the answer that it would sooner repeat.
 
-    The judge first quotes the record, greedily; both answers go on from its own quote,
-    right or wrong, and the likelihood of the whole of each is compared. So there always
-    is a verdict, and sampling adds no noise. A tie is "first".
-
-    Raises:
-        UnsupportedModelError: the scheme mixes two models within a prompt.
+    What is compared is the likelihood of each whole answer, end of turn included, under
+    teacher forcing. So there always is a verdict, and sampling adds no noise. A tie is
+    "first".
     """
-    if (prefill := serving_prefill(scheme, judge.model)) is None:
-        raise UnsupportedModelError(
-            f"a judge cannot be served on {type(scheme).__name__}: two models share a "
-            "prompt there; use own prefill or a shared cache"
-        )
-    texts = generate_answers(
-        prefill, judge, tokenisation, units, max_tokens=_QUOTE_TOKENS
-    )
-    quotes = tuple(quote_of(text) for text in texts)
-    said = iter(quotes)
     groups = [
         tokenisation.group(
             tuple(
-                replace(sample, answer=f"{quote}{_BETWEEN}{verdict}")
+                replace(sample, answer=sample.facts[verdict])
                 for sample in unit
-                for quote in (next(said),)
                 for verdict in VERDICTS
             )
         )
         for unit in units
     ]
-    scores = evaluate(scheme, judge.model, groups)
+    scores = evaluate(scheme, judge, groups)
     cost = [nll * n for nll, n in zip(scores.nll, scores.tokens, strict=True)]
     pairs = zip(cost[::2], cost[1::2], strict=True)
-    return Verdicts(quotes, tuple(VERDICTS[second < first] for first, second in pairs))
+    return tuple(VERDICTS[second < first] for first, second in pairs)
 
 
 def judge_consistency(

@@ -14,15 +14,11 @@ from prefillshare.bench.judge.experiment import JudgeSettings, is_near_chance
 from prefillshare.bench.judge.page import judge_page
 from prefillshare.cli import main
 from prefillshare.evals.consistency import (
-    Verdicts,
     judge_consistency,
     judge_verdicts,
     judged,
 )
-from prefillshare.models.decoder import Decoder
 from prefillshare.models.loading import load_model, load_tokenizer
-from prefillshare.models.record import DecoderRecord
-from prefillshare.tasks.casefile import JUDGE
 from prefillshare.training.data import Tokenisation
 from prefillshare.training.schemes.one_row import Own
 from prefillshare.training.settings import CaseFiles
@@ -62,18 +58,13 @@ def test_every_judge_is_trained_and_measured(
     again = judge_consistency(judged(units), results["verdicts"], "own")
     text = page.read_text()
     for name, row in results["systems"].items():
-        quoted, figures = row.pop("quoted"), row
-        assert figures == again[name].summary()
-        verdicts = Verdicts(tuple(results["quotes"][name]), ())
-        assert quoted == vars(verdicts.quoted(units))
+        assert row == again[name].summary()
         assert f"| {name}: " in text
     assert results["systems"]["own"]["flips"]["mean"] == 0.0
     base = load_model(tiny_directory, torch.float64)
     read = Tokenisation(load_tokenizer(tiny_directory), "last_token", 4096)
-    record = DecoderRecord("judge", "", "own", "last_token", JUDGE.suffix)
-    told = judge_verdicts(Own(), Decoder(base, record), read, units)
-    assert results["verdicts"]["base"] == list(told.said)
-    assert results["quotes"]["base"] == list(told.quotes)
+    verdicts = judge_verdicts(Own(), base, read, units)
+    assert results["verdicts"]["base"] == list(verdicts)
     assert list(results["more_flips"]) == ["naive", "shared", "tuned"]
     for name, more in results["more_flips"].items():
         flips = {n: results["systems"][n]["flips"]["mean"] for n in (name, "retrained")}
@@ -90,7 +81,7 @@ def test_every_judge_is_trained_and_measured(
 def page_of(**accuracy: float) -> str:
     """Of judges whose accuracy is known to within ten points, by name."""
     rest = dict.fromkeys(
-        ("quoted", "order_consistency", "both_right", "says_first", "flips")
+        ("order_consistency", "both_right", "says_first", "flips")
         + ("accuracy_difference", "consistency_difference"),
         {"mean": 0.5, "low": 0.4, "high": 0.6},
     )

@@ -11,25 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
-from prefillshare.errors import DataError, UnsupportedModelError
-from prefillshare.evals.answers import generate_answers
+from prefillshare.errors import DataError
 from prefillshare.evals.consistency import (
     VERDICTS,
     Judged,
-    Verdicts,
     judge_consistency,
     judge_verdicts,
     judged,
-    quote_of,
 )
 from prefillshare.kv.identity import ModelId
-from prefillshare.models.prefill import PrefillModule
 from prefillshare.models.tiny import tiny_tokenizer
 from prefillshare.tasks.casefile import JUDGE, CaseFileTask
 from prefillshare.training.data import Tokenisation
 from prefillshare.training.schemes.cached import Cached
 from prefillshare.training.schemes.one_row import Own
-from prefillshare.training.schemes.recompute import Recompute
 from tests.conftest import make_decoder
 
 UNITS = CaseFileTask("judge", contexts=3, records=4, questions=2).units("test")
@@ -46,8 +41,10 @@ def means(verdicts: list[str], unshared: list[str] = RIGHT) -> dict[str, float]:
 def test_samples_are_in_pairs_of_both_orders() -> None:
     assert len(ASKED) == 12 and len({sample.pair for sample in ASKED}) == 6
     assert [sample.context for sample in ASKED] == [0] * 4 + [1] * 4 + [2] * 4
-    answers = [sample.answer for unit in UNITS for sample in unit]
-    assert RIGHT == [answer.rpartition("; ")[2] for answer in answers]
+    samples = [sample for unit in UNITS for sample in unit]
+    assert all(
+        s.facts[right] == s.answer for s, right in zip(samples, RIGHT, strict=True)
+    )
 
 
 def test_a_right_judge_is_consistent() -> None:
@@ -129,47 +126,21 @@ def test_what_cannot_be_compared_is_named() -> None:
         judged(shipping.units("test"))
 
 
-def test_quotes_are_counted_word_for_word() -> None:
-    references = [sample.answer for unit in UNITS for sample in unit]
-    quotes = [quote_of(answer) for answer in references]
-    assert all(quote.startswith("order ") for quote in quotes)
-    assert quote_of("no verdict") == "no verdict"
-    right = Verdicts(tuple(quotes), tuple(RIGHT)).quoted(UNITS)
-    assert right.mean == right.high == 1.0
-    quotes[0] += " or so"
-    some = Verdicts(tuple(quotes), tuple(RIGHT)).quoted(UNITS)
-    assert some.mean == pytest.approx(11 / 12)
-
-
 @pytest.mark.parametrize("own", [False, True])
-def test_a_verdict_is_the_likelier_answer_behind_the_judges_own_quote(
+def test_a_verdict_is_the_likelier_answer(
     tiny_model: PreTrainedModel, tiny_id: ModelId, own: bool
 ) -> None:
-    judge = make_decoder(tiny_model, tiny_id, suffix=JUDGE.suffix, seed=4)
+    judge = make_decoder(tiny_model, tiny_id, suffix=JUDGE.suffix, seed=4).model
     tokenisation = Tokenisation(tiny_tokenizer(), "last_token", 4096)
     scheme = Own() if own else Cached(tiny_model)
     unit = UNITS[0]
-    found = judge_verdicts(scheme, judge, tokenisation, [unit])
-    prefill = PrefillModule(judge.model if own else tiny_model)
-    texts = generate_answers(prefill, judge, tokenisation, [unit], max_tokens=64)
-    assert found.quotes == tuple(map(quote_of, texts))
-    for sample, quote, verdict in zip(unit, found.quotes, found.said, strict=True):
-        both = tokenisation.group(
-            tuple(replace(sample, answer=f"{quote}; {v}") for v in VERDICTS)
-        )
-        likelihoods = [_log_likelihood(tiny_model, judge.model, e, own) for e in both]
+    (*said,) = judge_verdicts(scheme, judge, tokenisation, [unit])
+    for sample, verdict in zip(unit, said, strict=True):
+        answers = [sample.facts[v] for v in VERDICTS]
+        both = tokenisation.group(tuple(replace(sample, answer=a) for a in answers))
+        likelihoods = [_log_likelihood(tiny_model, judge, e, own) for e in both]
         assert abs(likelihoods[0] - likelihoods[1]) > 1e-4
         assert verdict == VERDICTS[likelihoods[1] > likelihoods[0]]
-
-
-def test_a_judge_that_is_not_served_is_refused(
-    tiny_model: PreTrainedModel, tiny_id: ModelId
-) -> None:
-    judge = make_decoder(tiny_model, tiny_id, suffix=JUDGE.suffix)
-    tokenisation = Tokenisation(tiny_tokenizer(), "last_token", 4096)
-    mixed = Recompute(tiny_model, 0, 1)
-    with pytest.raises(UnsupportedModelError, match="Recompute.*own prefill"):
-        judge_verdicts(mixed, judge, tokenisation, UNITS[:1])
 
 
 @torch.no_grad()

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from accelerate import Accelerator
 from pydantic import Field, model_validator
 
 from prefillshare.config import Config
 from prefillshare.evals.consistency import (
-    Verdicts,
     judge_consistency,
     judge_verdicts,
     judged,
@@ -29,6 +29,7 @@ from prefillshare.tasks.casefile import JUDGE
 from prefillshare.training.decoders import decoder_run, scheme_of
 from prefillshare.training.metrics import StepLog
 from prefillshare.training.settings import CaseFiles, TrainSettings
+from prefillshare.training.workshop import Workshop
 
 Prefill = Literal["own", "shared"]
 # A judge is near chance, half of the verdicts right, unless the 95 % interval of its
@@ -102,19 +103,16 @@ class JudgeSettings(Config):
 def run_judge(settings: JudgeSettings, model: Path) -> dict[str, Any]:
     """The whole experiment; returns its figures."""
     units = settings.test.task().units("test")
-    found: dict[str, Verdicts] = {}
+    verdicts = {"base": _untrained(settings.training("own", model), units)}
     losses: dict[str, float] = {}
     for system in settings.systems():
-        given, losses[system] = _train(system, settings.training(system, model), units)
-        found |= given
+        said, losses[system] = _train(system, settings.training(system, model), units)
+        verdicts |= said
     asked = judged(units)
-    verdicts = {name: each.said for name, each in found.items()}
-    quoted = {name: each.quoted(units) for name, each in found.items()}
     systems = judge_consistency(asked, verdicts, "own")
     for name, figures in systems.items():
         say(
-            f"{name}: {quoted[name].mean:.0%} quoted rightly, "
-            f"{figures.accuracy.mean:.0%} right; "
+            f"{name}: {figures.accuracy.mean:.0%} right; "
             f"{figures.order_consistency.mean:.0%} of pairs: the same answer chosen "
             f"in both orders; {figures.flips.mean:.0%} of the verdicts flipped"
         )
@@ -130,12 +128,8 @@ def run_judge(settings: JudgeSettings, model: Path) -> dict[str, Any]:
             if is_near_chance(vars(each.accuracy))
         ],
         "more_flips": more,
-        "systems": {
-            name: {"quoted": vars(quoted[name]), **each.summary()}
-            for name, each in systems.items()
-        },
+        "systems": {name: each.summary() for name, each in systems.items()},
         "verdicts": {name: list(said) for name, said in verdicts.items()},
-        "quotes": {name: list(each.quotes) for name, each in found.items()},
         "last_loss": losses,
         "samples": len(asked),
         "pairs": len(asked) // 2,
@@ -148,24 +142,18 @@ def is_near_chance(accuracy: Mapping[str, float]) -> bool:
     return accuracy["low"] <= NEAR_CHANCE
 
 
+def _untrained(training: TrainSettings, units: list[Unit]) -> tuple[str, ...]:
+    """The verdicts of the base, asked as the judge of `training` is."""
+    workshop = Workshop.open(training, Accelerator().device)
+    scheme = scheme_of(training, workshop.base, None)
+    return judge_verdicts(scheme, workshop.base, workshop.tokenisation, units)
+
+
 def _train(
     system: str, training: TrainSettings, units: list[Unit]
-) -> tuple[dict[str, Verdicts], float]:
-    """What a judge trained now says, by what it reads, and its last loss."""
+) -> tuple[dict[str, tuple[str, ...]], float]:
+    """The verdicts of a judge trained now, by what it reads, and its last loss."""
     experiment, trainer = decoder_run(training)
-    (judge,) = experiment.decoders
-
-    def verdicts(prefill: Prefill) -> Verdicts:
-        judge.model.eval()
-        seen_as = training.model_copy(update={"prefill": prefill})
-        scheme = scheme_of(seen_as, experiment.base, None)
-        return judge_verdicts(scheme, judge, experiment.workshop.tokenisation, units)
-
-    found: dict[str, Verdicts] = {}
-    if system == "own":
-        # A judge that has learned nothing is the base.
-        found["base"] = verdicts("own")
-        judge.model.train()
     losses: list[float] = []
     with progress(f"judge, {system}", trainer.settings.steps) as tick:
 
@@ -174,7 +162,15 @@ def _train(
             tick(f"loss {entry.loss:.3f}")
 
         trainer.run(show)
-    found[system] = verdicts(_TRAINED[system])
+    readings = {system: training.prefill}
     if system == "own":
-        found["naive"] = verdicts("shared")
-    return found, losses[-1]
+        readings["naive"] = "shared"
+    (judge,) = experiment.decoders
+    judge.model.eval()
+    verdicts = {}
+    for name, prefill in readings.items():
+        seen_as = training.model_copy(update={"prefill": prefill})
+        scheme = scheme_of(seen_as, experiment.base, None)
+        tokenisation = experiment.workshop.tokenisation
+        verdicts[name] = judge_verdicts(scheme, judge.model, tokenisation, units)
+    return verdicts, losses[-1]

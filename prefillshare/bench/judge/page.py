@@ -87,10 +87,10 @@ def _setup(results: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         f"each, in the same order for all{_control(config['control_seed'])}"
         f"{_module(config['module'])}. Test: {results['pairs']} pairs of a "
         "right and a wrong answer, each in both orders, over "
-        f"{results['contexts']} contexts of {_range(test)} records. A judge quotes the "
-        "record greedily, then its verdict is the likelier of the two allowed ones "
-        "after its own quote. One seed a system, so intervals (95 %, over contexts) "
-        "cover the test examples only.\n"
+        f"{results['contexts']} contexts of {_range(test)} records. A judge repeats "
+        "the answer that agrees with the case file; its verdict is the one that it would "
+        "sooner repeat, by likelihood. One seed a system, so intervals "
+        "(95 %, over contexts) cover the test examples only.\n"
     )
 
 
@@ -109,9 +109,8 @@ def _range(data: Mapping[str, Any]) -> str:
 
 def consistency_table(systems: Mapping[str, Any]) -> str:
     """Accuracy and consistency of each system's verdicts, in Markdown."""
-    figures = ("quoted", "accuracy", "order_consistency", "both_right", "says_first")
-    columns = ["judge", "record quoted rightly", "95 %", "right", "95 %"]
-    columns += ["same answer in both orders", "95 %"]
+    figures = ("accuracy", "order_consistency", "both_right", "says_first")
+    columns = ["judge", "right", "95 %", "same answer in both orders", "95 %"]
     columns += ["right in both", "95 %", 'says "first"', "95 %"]
     rows = (
         [

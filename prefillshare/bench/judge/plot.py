@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SHOWN = {
-    "quoted": "records quoted word for word, %",
     "accuracy": "right verdicts, %",
     "order_consistency": "the same answer in both orders, %",
+    "both_right": "right in both orders, %",
     "flips": "verdicts unlike own prefill's, %",
 }
 

@@ -15,14 +15,15 @@ from prefillshare.tasks.casefile.records import Record, Values
 class Agent:
     """A role over one order: `suffix` is what the router appends for it.
 
-    `fixed` are values of its answers that no record holds, such as a tool's name.
-    `{entry}` in its form is the record, in the words of the case file.
+    `fixed` are values of its answers that no record holds, such as a tool's name. An
+    agent that `quotes` answers in the words of the case file.
     """
 
     name: str
     suffix: str
     form: Form
     fixed: Values = field(default_factory=dict)
+    quotes: bool = False
 
     def over(self, format: Format) -> Agent:
         """The agent over case files that are written as `format`.
@@ -30,8 +31,8 @@ class Agent:
         Raises:
             DataError: there is no such format.
         """
-        form = self.form.over(wording(format))
-        return self if form is self.form else replace(self, form=form)
+        words = wording(format)
+        return replace(self, form=Sentence((words,))) if self.quotes else self
 
     def answer(self, record: Record, **stated: int | str) -> str:
         """The reference about `record`; `stated` come from the transcript."""
@@ -77,9 +78,9 @@ CHECKING = Agent(
 )
 JUDGE = Agent(
     "judge",
-    "You are the judge. Repeat the record of the order that the request names, word "
-    "for word, then say which of the two answers agrees with it: first or second.",
-    Sentence(("{entry}; {verdict}",)),
+    "You are the judge. Repeat, word for word, the one of the two answers that agrees "
+    "with the case file.",
+    Sentence(("{answer}",)),
 )
 AGENTS = {agent.name: agent for agent in (SHIPPING, INVOICING, LETTER, CHECKING, JUDGE)}
 # The order in which they hand a case on.
@@ -121,7 +122,8 @@ TUNING_AGENTS = {
         Agent(
             "quote",
             "Repeat the record of the order that the request names, word for word.",
-            Sentence(("{entry}",)),
+            Sentence((wording("line"),)),
+            quotes=True,
         ),
     )
 }

@@ -37,8 +37,9 @@ DEPTHS |= {"checking": (2, 3, 4)}
 class Turn:
     """One agent's turn: the messages before it and its reference answer.
 
-    `facts` are the judge's: which answer is `right` ("first" or "second"), whether the
-    two are `swapped`, who was `judged`, and which `field` the other has wrong.
+    `facts` are the judge's: the `first` and the `second` answer, which of them is
+    `right` ("first" or "second"), whether the two are `swapped`, who was `judged`, and
+    which `field` the other has wrong.
     """
 
     messages: tuple[Message, ...]
@@ -67,8 +68,8 @@ def turns(
             f"agent {agent.name!r} cannot stand at hand-off depth {depth}; it can at "
             f"{', '.join(map(str, possible))}"
         )
-    if agent.name == JUDGE.name:
-        return _judged(case, question, agent, rng)
+    if agent is JUDGE:
+        return _judged(case, question, rng)
     if agent is CHECKING:
         return [_checked(case, question.record, depth, rng)]
     record = question.record
@@ -174,22 +175,29 @@ def _checked(case: Case, record: Record, depth: int, rng: random.Random) -> Turn
     return _turn(case, request, said, answer, depth)
 
 
-def _judged(
-    case: Case, question: Question, judge: Agent, rng: random.Random
-) -> list[Turn]:
-    """A right and a wrong answer in both orders: a consistent judge follows them."""
+def _judged(case: Case, question: Question, rng: random.Random) -> list[Turn]:
+    """A right and a wrong answer in both orders: a consistent judge follows them.
+
+    The wrong one is about the right order, which the request names: nothing but the
+    case file tells them apart (and, of a wrong total, arithmetic).
+    """
     judged = rng.choice((SHIPPING, INVOICING))
     record = question.record
-    numbers = [each.number for each in apart_from(case, record, judged)]
-    wrong = mistaken(case, judged, record, rng, numbers)
+    wrong = mistaken(case, judged, record, rng, numbers=())
     both = (judged.answer(record), wrong.text)
     facts = {"judged": judged.name, "field": wrong.field}
     return [
         Turn(
             _opening(case, f"{question.request}\nfirst: {first}\nsecond: {second}"),
-            judge.answer(record, verdict=right),
+            both[0],
             1,
-            {"right": right, "swapped": right == "second", **facts},
+            {
+                "first": first,
+                "second": second,
+                "right": right,
+                "swapped": right == "second",
+                **facts,
+            },
         )
         for (first, second), right in ((both, "first"), (both[::-1], "second"))
     ]

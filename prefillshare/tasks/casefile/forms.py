@@ -27,9 +27,6 @@ class Form(Protocol):
     def parse(self, text: str) -> Values | None:
         """What `text` says, as far as it has this form; None if it has not."""
 
-    def over(self, wording: str) -> Form:
-        """The form with `wording`, that of a record, where it quotes one."""
-
 
 @dataclass(frozen=True)
 class ToolCall:
@@ -64,14 +61,10 @@ class ToolCall:
             if type(stated.get(field)) in (int, str)
         }
 
-    def over(self, wording: str) -> Form:
-        """Itself: a call quotes nothing."""
-        return self
-
 
 @dataclass(frozen=True)
 class Sentence:
-    """Text with `{field}` gaps, in one of several wordings; `{entry}` quotes a record.
+    """Text with `{field}` gaps, in one of several wordings.
 
     Rendered with the first wording whose fields are all at hand, so the fullest
     stands first.
@@ -99,11 +92,6 @@ class Sentence:
                 }
         return None
 
-    def over(self, wording: str) -> Form:
-        """The gaps of the record's wording in place of `{entry}`; itself without."""
-        quoting = tuple(w.replace("{entry}", wording) for w in self.wordings)
-        return self if quoting == self.wordings else Sentence(quoting)
-
 
 _NUMBERS = {"order", "quantity", "price", "total", "billed"}
 _WORDS = {
@@ -112,10 +100,12 @@ _WORDS = {
     "town": r"[A-Z][a-z]{1,20}",
     "orders": r"\d{1,9}(?:, \d{1,9})*",
     "field": r"[a-z]{1,20}",
-    "verdict": r"correct|wrong|first|second",
+    "verdict": r"correct|wrong",
     # As an earlier agent gave it, or a whole line: anything.
     "right": r"[^,]+",
     "values": r".+",
+    "entry": r".+",
+    "answer": r".+",
 }
 
 
