@@ -8,7 +8,9 @@ the process ends with its input.
 
 from __future__ import annotations
 
+import faulthandler
 import json
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -261,6 +263,8 @@ def _engine(port: int, files: Facts | None) -> TcpEngine:
 
 def main() -> None:
     """Carry out what is asked."""
+    # One that hangs says where.
+    faulthandler.register(signal.SIGUSR1)
     peer, telling = Peer(), threading.Lock()
 
     def carry_out(order: Facts) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -19,6 +20,10 @@ ANSWER_SECONDS = 150.0
 
 class Killed(Exception):
     """The process was killed before it answered."""
+
+
+class Hung(Exception):
+    """A process did not answer."""
 
 
 class Process:
@@ -53,9 +58,16 @@ class Process:
                 asked.flush()
             except (BrokenPipeError, ValueError):
                 raise Killed(self.name) from None
-        found = answer.result(ANSWER_SECONDS)
+        try:
+            found = answer.result(ANSWER_SECONDS)
+        except TimeoutError:
+            raise Hung(f"{self.name}: {do} {arguments}: no answer") from None
         assert "failed" not in found, f"{self.name}: {do}: {found['failed']}"
         return found
+
+    def tell_where(self) -> None:
+        """Have it write to its log what its threads are at."""
+        self._process.send_signal(signal.SIGUSR1)
 
     def kill(self) -> None:
         """End it as the kernel does for want of memory."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -17,7 +18,7 @@ from prefillshare.transfer.tcp.sockets import parse_address
 from tests.transfer.pairs import until
 from tests.transfer.soak.cases import Case, Harm, Mode, Wave
 from tests.transfer.soak.middleman import Act, Channel, Middleman, Trap
-from tests.transfer.soak.process import Killed, Process
+from tests.transfer.soak.process import Hung, Killed, Process
 from tests.transfer.soak.verdict import SECOND, Record, complaints
 
 Facts = dict[str, Any]
@@ -59,6 +60,7 @@ class Stage:
         self._stack = ExitStack()
         self._pool = self._stack.enter_context(ThreadPoolExecutor(6))
         self.agents: list[Process] = []
+        self._processes: list[Process] = []
         self.free: list[int] = []
         self.sprung: list[str] = []
         self.log = folder / "peers.log"
@@ -98,6 +100,7 @@ class Stage:
 
     def _process(self, name: str) -> Process:
         process = Process(name, self.log)
+        self._processes.append(process)
         self._stack.callback(process.close)
         return process
 
@@ -130,7 +133,10 @@ class Stage:
         grants = [_lend(way, case) for case in wave.cases]
         trap = self._trap(wave, way)
         way.relay.arm(trap)
-        list(self._pool.map(partial(_move, way), records, grants))
+        try:
+            list(self._pool.map(partial(_move, way), records, grants))
+        except Hung as hung:
+            raise AssertionError(f"{hung}\n{self._where()}") from hung
         way.relay.arm(None)
         if trap is not None and trap.sprung.is_set():
             self.sprung.append(wave.harm)
@@ -138,6 +144,13 @@ class Stage:
             self._replace(wave.harm)
         list(self._pool.map(partial(_settle, way), records))
         return records
+
+    def _where(self) -> str:
+        """What all processes are at."""
+        for process in self._processes:
+            process.tell_where()
+        time.sleep(1)
+        return self.log.read_text()[-100_000:]
 
     def recovers(self, harm: Harm, case: Case) -> None:
         """The way that was harmed carries a case, at the third try at the latest.
