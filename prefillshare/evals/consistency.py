@@ -2,8 +2,8 @@
 
 Reuse of a cache that leaves generated answers as good can still disturb a judge, whose
 verdicts hang on small margins (arXiv 2601.08343). A judge is shown a right and a wrong
-answer in both orders, and repeats one; its verdicts are compared between the orders,
-and with those of an unshared judge on the same samples.
+answer in both orders; its verdicts are compared between the orders, and with those of
+an unshared judge on the same samples.
 """
 
 from __future__ import annotations
@@ -77,11 +77,10 @@ def judged(units: Sequence[Unit]) -> tuple[Judged, ...]:
     for context, unit in enumerate(units):
         for sample in unit:
             facts = sample.facts
-            if not {"pair", "swapped", "right", *VERDICTS} <= facts.keys():
+            if not {"pair", "swapped", "right"} <= facts.keys():
                 raise DataError(
                     f"a sample's facts are {sorted(facts)}, but a judge's name its "
-                    "pair, swapped and right, and both answers; give the units of the "
-                    "agent 'judge'"
+                    "pair, swapped and right; give the units of the agent 'judge'"
                 )
             pair, swapped, right = facts["pair"], facts["swapped"], facts["right"]
             asked.append(Judged(pair, swapped, right, context))
@@ -91,19 +90,16 @@ def judged(units: Sequence[Unit]) -> tuple[Judged, ...]:
 def judge_verdicts(
     scheme: Scheme, judge: Any, tokenisation: Tokenisation, units: Sequence[Unit]
 ) -> tuple[str, ...]:
-    """The verdict on each sample of `units`: the answer that it would sooner repeat.
+    """The verdict on each sample of `units`: the likelier of the two allowed answers.
 
-    What is compared is the likelihood of each whole answer, end of turn included, under
-    teacher forcing. So there always is a verdict, and sampling adds no noise. A tie is
+    What is compared is the likelihood of the whole answer, end of turn included, under
+    teacher forcing. So there always is a verdict, sampling adds no noise, and where an
+    answer is one token it is the greedy decision between the allowed ones. A tie is
     "first".
     """
     groups = [
         tokenisation.group(
-            tuple(
-                replace(sample, answer=sample.facts[verdict])
-                for sample in unit
-                for verdict in VERDICTS
-            )
+            tuple(replace(sample, answer=v) for sample in unit for v in VERDICTS)
         )
         for unit in units
     ]

@@ -41,10 +41,7 @@ def means(verdicts: list[str], unshared: list[str] = RIGHT) -> dict[str, float]:
 def test_samples_are_in_pairs_of_both_orders() -> None:
     assert len(ASKED) == 12 and len({sample.pair for sample in ASKED}) == 6
     assert [sample.context for sample in ASKED] == [0] * 4 + [1] * 4 + [2] * 4
-    samples = [sample for unit in UNITS for sample in unit]
-    assert all(
-        s.facts[right] == s.answer for s, right in zip(samples, RIGHT, strict=True)
-    )
+    assert RIGHT == [sample.answer for unit in UNITS for sample in unit]
 
 
 def test_a_right_judge_is_consistent() -> None:
@@ -136,8 +133,7 @@ def test_a_verdict_is_the_likelier_answer(
     unit = UNITS[0]
     (*said,) = judge_verdicts(scheme, judge, tokenisation, [unit])
     for sample, verdict in zip(unit, said, strict=True):
-        answers = [sample.facts[v] for v in VERDICTS]
-        both = tokenisation.group(tuple(replace(sample, answer=a) for a in answers))
+        both = tokenisation.group(tuple(replace(sample, answer=v) for v in VERDICTS))
         likelihoods = [_log_likelihood(tiny_model, judge, e, own) for e in both]
         assert abs(likelihoods[0] - likelihoods[1]) > 1e-4
         assert verdict == VERDICTS[likelihoods[1] > likelihoods[0]]

@@ -87,10 +87,9 @@ def _setup(results: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         f"each, in the same order for all{_control(config['control_seed'])}"
         f"{_module(config['module'])}. Test: {results['pairs']} pairs of a "
         "right and a wrong answer, each in both orders, over "
-        f"{results['contexts']} contexts of {_range(test)} records. A judge repeats "
-        "the answer that agrees with the case file; its verdict is the one that it "
-        "would sooner repeat, by likelihood. One seed a system, so intervals (95 %, "
-        "over contexts) cover the test examples only.\n"
+        f"{results['contexts']} contexts of {_range(test)} records. A verdict is the "
+        "likelier of the two allowed answers. One seed a system, so intervals "
+        "(95 %, over contexts) cover the test examples only.\n"
     )
 
 

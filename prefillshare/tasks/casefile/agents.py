@@ -78,9 +78,9 @@ CHECKING = Agent(
 )
 JUDGE = Agent(
     "judge",
-    "You are the judge. Repeat, word for word, the one of the two answers that agrees "
-    "with the case file.",
-    Sentence(("{answer}",)),
+    "You are the judge. Which of the two answers agrees with the case file? "
+    "Reply first or second.",
+    Sentence(("{verdict}",)),
 )
 AGENTS = {agent.name: agent for agent in (SHIPPING, INVOICING, LETTER, CHECKING, JUDGE)}
 # The order in which they hand a case on.

@@ -37,9 +37,8 @@ DEPTHS |= {"checking": (2, 3, 4)}
 class Turn:
     """One agent's turn: the messages before it and its reference answer.
 
-    `facts` are the judge's: the `first` and the `second` answer, which of them is
-    `right` ("first" or "second"), whether the two are `swapped`, who was `judged`, and
-    which `field` the other has wrong.
+    `facts` are the judge's: which answer is `right` ("first" or "second"), whether the
+    two are `swapped`, who was `judged`, and which `field` the other has wrong.
     """
 
     messages: tuple[Message, ...]
@@ -176,28 +175,19 @@ def _checked(case: Case, record: Record, depth: int, rng: random.Random) -> Turn
 
 
 def _judged(case: Case, question: Question, rng: random.Random) -> list[Turn]:
-    """A right and a wrong answer in both orders: a consistent judge follows them.
-
-    The wrong one is about the right order, which the request names: nothing but the
-    case file tells them apart (and, of a wrong total, arithmetic).
-    """
+    """A right and a wrong answer in both orders: a consistent judge follows them."""
     judged = rng.choice((SHIPPING, INVOICING))
     record = question.record
-    wrong = mistaken(case, judged, record, rng, numbers=())
+    numbers = [each.number for each in apart_from(case, record, judged)]
+    wrong = mistaken(case, judged, record, rng, numbers)
     both = (judged.answer(record), wrong.text)
     facts = {"judged": judged.name, "field": wrong.field}
     return [
         Turn(
             _opening(case, f"{question.request}\nfirst: {first}\nsecond: {second}"),
-            both[0],
+            JUDGE.form.render({"verdict": right}),
             1,
-            {
-                "first": first,
-                "second": second,
-                "right": right,
-                "swapped": right == "second",
-                **facts,
-            },
+            {"right": right, "swapped": right == "second", **facts},
         )
         for (first, second), right in ((both, "first"), (both[::-1], "second"))
     ]

@@ -100,12 +100,11 @@ _WORDS = {
     "town": r"[A-Z][a-z]{1,20}",
     "orders": r"\d{1,9}(?:, \d{1,9})*",
     "field": r"[a-z]{1,20}",
-    "verdict": r"correct|wrong",
+    "verdict": r"correct|wrong|first|second",
     # As an earlier agent gave it, or a whole line: anything.
     "right": r"[^,]+",
     "values": r".+",
     "entry": r".+",
-    "answer": r".+",
 }
 
 
