@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 from safetensors import safe_open
 
-from prefillshare.errors import IdentityError
+from prefillshare.errors import ConfigError, IdentityError
 from prefillshare.kv.layout import KVFormat
 
 # What in a config changes keys or values for the same tensors.
@@ -47,8 +47,14 @@ class ModelId:
         tokenizer; the chat template; and the config keys that bear on KV.
 
         Raises:
+            ConfigError: there is no such directory.
             IdentityError: no safetensors file lies there.
         """
+        if not directory.is_dir():
+            raise ConfigError(
+                f"no model in {directory}: there is no such folder; `prefillshare init` "
+                "makes the packaged ones"
+            )
         sha = hashlib.sha256(b"prefillshare/model/1")
         _digest_tensors(sha, directory)
         for name in ("tokenizer.json", "chat_template.jinja"):

@@ -71,8 +71,13 @@ class PackagedModel:
 
 
 def package_folder(package: str, module: str) -> Path:
-    """Where a package's files lie, without importing it."""
-    distribution = importlib.metadata.distribution(package)
+    """Where a package's files lie, without importing it; `ConfigError` without it."""
+    try:
+        distribution = importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ConfigError(
+            f"the package {package} is missing; pip install {package}"
+        ) from error
     return Path(str(distribution.locate_file(module)))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from prefillshare.errors import ConfigError, IdentityError
 from prefillshare.kv.identity import ModelId
 
 
@@ -31,3 +32,11 @@ def test_a_key_that_bears_on_the_cache_makes_another_identity(
     assert ModelId.from_directory(copy) == ModelId.from_directory(tiny_directory)
     (copy / "config.json").write_text(json.dumps(config | {key: value}))
     assert ModelId.from_directory(copy) != ModelId.from_directory(tiny_directory)
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    absent = tmp_path / "models" / "gemma3"
+    with pytest.raises(ConfigError, match=f"no model in {absent}.*prefillshare init"):
+        ModelId.from_directory(absent)
+    with pytest.raises(IdentityError, match=r"holds no \*\.safetensors"):
+        ModelId.from_directory(tmp_path)
