@@ -52,8 +52,8 @@ class ModelId:
         """
         if not directory.is_dir():
             raise ConfigError(
-                f"no model in {directory}: there is no such folder; `prefillshare init` "
-                "makes the packaged ones"
+                f"no model in {directory}: there is no such folder; `prefillshare "
+                "init` makes the packaged ones"
             )
         sha = hashlib.sha256(b"prefillshare/model/1")
         _digest_tensors(sha, directory)
