@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--page",
         type=Path,
         metavar="FILE.md",
-        help="the page that eval writes (default: docs/results/bridge-CONFIG.md)",
+        help="the page that eval writes (default: docs/results/bridge_CONFIG.md)",
     )
 
 
