@@ -54,7 +54,7 @@ def _evaluate(options: Options) -> Report:
     began = environment()
     model = settings.experiment.model or smollm2_directory()
     report = Report(settings.model_dump(mode="json"), run_bridge_eval(settings, model))
-    title = f"bridge-{options.config.stem}" if options.config else "bridge"
+    title = f"bridge_{options.config.stem}" if options.config else "bridge"
     page = options.extra.page or ROOT / "docs" / "results" / f"{title}.md"
     command = command_line("bridge eval", options)
     page.parent.mkdir(parents=True, exist_ok=True)
