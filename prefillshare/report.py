@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from time import monotonic
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -63,13 +63,13 @@ def progress(title: str, total: int, every: int = 10) -> Iterator[Tick]:
             task = bar.add_task(title, total=total, note="")
             yield lambda note: bar.update(task, advance=1, note=note)
         return
-    done, began = 0, time.monotonic()
+    done, began = 0, monotonic()
     told = began
 
     def tick(note: str) -> None:
         nonlocal done, told
         done += 1
-        now = time.monotonic()
+        now = monotonic()
         if done % every == 0 or done == total or now - told >= QUIET_SECONDS:
             told = now
             say(f"{title}: {done}/{total} {note}{_left(now - began, done, total)}")

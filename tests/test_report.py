@@ -14,7 +14,7 @@ def lines(
 ) -> list[str]:
     """What is told of twelve steps of so many seconds."""
     now = 0.0
-    monkeypatch.setattr(report.time, "monotonic", lambda: now)
+    monkeypatch.setattr(report, "monotonic", lambda: now)
     with report.progress("training", 12) as tick:
         for step in range(12):
             now += seconds
