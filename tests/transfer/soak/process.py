@@ -65,9 +65,10 @@ class Process:
         assert "failed" not in found, f"{self.name}: {do}: {found['failed']}"
         return found
 
-    def tell_where(self) -> None:
-        """Have it write to its log what its threads are at."""
+    def tell_where(self) -> bool:
+        """Have it write to its log what its threads are at; whether it lives."""
         self._process.send_signal(signal.SIGUSR1)
+        return self._process.returncode is None
 
     def kill(self) -> None:
         """End it as the kernel does for want of memory."""

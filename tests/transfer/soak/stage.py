@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -146,11 +145,22 @@ class Stage:
         return records
 
     def _where(self) -> str:
-        """What all processes are at."""
+        """What all processes that live are at."""
         for process in self._processes:
-            process.tell_where()
-        time.sleep(1)
+            with self.log.open("a") as log:
+                log.write(f"\n{process.name}:\n")
+            told = self._told()
+            if process.tell_where():
+                # Its main thread is the last to be told of.
+                with suppress(AssertionError):
+                    until(partial(self._has_told, told))
         return self.log.read_text()[-100_000:]
+
+    def _has_told(self, before: int) -> bool:
+        return self._told() > before
+
+    def _told(self) -> int:
+        return self.log.read_text().count("in _run_module_as_main")
 
     def recovers(self, harm: Harm, case: Case) -> None:
         """The way that was harmed carries a case, at the third try at the latest.
