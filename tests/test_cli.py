@@ -74,6 +74,17 @@ def test_only_the_chosen_command_is_imported() -> None:
     assert "broken_command" not in sys.modules
 
 
+def test_an_unknown_option_is_told_with_the_usage_of_its_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["tiny", "--fast"])
+    assert caught.value.code == 2
+    told = capsys.readouterr().err
+    assert "usage: prefillshare tiny" in told and "--outcome" in told
+    assert "unrecognized arguments: --fast" in told
+
+
 def test_the_report_has_command_config_environment_and_results(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     common = ["--config", "c.yaml", "--set", "a=1", "--set", "b.c=2"]

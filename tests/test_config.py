@@ -151,6 +151,12 @@ def test_every_error_is_told_at_once(tmp_path: Path) -> None:
     assert len(str(caught.value).splitlines()) == 3
 
 
+def test_without_a_file_one_can_be_named() -> None:
+    told = "configuration: name is missing; set it in a file for --config, or by --set"
+    with pytest.raises(ConfigError, match=told):
+        load_config(Worker, None, [])
+
+
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file; name an existing"):
         load_config(Settings, tmp_path / "absent.yaml", [])

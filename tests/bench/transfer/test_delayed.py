@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import pytest
 
+from prefillshare.bench.transfer import delayed as delayed_module
 from prefillshare.bench.transfer.delayed import (
     bytes_over,
     check_link,
     delayed,
     expected,
 )
+from prefillshare.bench.transfer.pair import ends
+from prefillshare.bench.transfer.processes import Ask
 from prefillshare.bench.transfer.settings import DelayedSettings, TransferBenchSettings
 from prefillshare.bench.transfer.specs import Bare, CheckedLink, Ours
 from prefillshare.transfer.linkemu.shaper import LinkSettings
@@ -55,6 +62,21 @@ def test_an_emulated_link_is_looked_at_from_outside() -> None:
     assert trip.p50_us is not None and trip.p99_us is not None
     assert 10_000 <= trip.p50_us <= trip.p99_us
     assert trip.limits["p50_us"] == pytest.approx(12_000)
+
+
+def test_every_round_has_jitter_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+
+    @contextmanager
+    def watched(*arguments: Any) -> Iterator[tuple[Ask, Ask]]:
+        seeds.append(arguments[-1].seed)
+        with ends(*arguments) as both:
+            yield both
+
+    monkeypatch.setattr(delayed_module, "ends", watched)
+    for number in (0, 1):
+        check_link(SLOW, CheckedLink(name="x", delay=0.001, seed=5), number)
+    assert seeds == [5, 6]
 
 
 def test_what_settings_come_to() -> None:

@@ -24,6 +24,7 @@ from prefillshare.config import load_config
 from prefillshare.errors import ConfigError, PrefillShareError
 from tests.bench.transfer.conftest import InProcess
 
+PUBLISHED = Path(__file__).resolve().parents[3] / "docs" / "results" / "transfer.json"
 CONFIG = Path(__file__).resolve().parents[3] / "configs" / "bench" / "transfer.yaml"
 ENVIRONMENT = {
     "commit": "abc",
@@ -206,3 +207,22 @@ def ratio(other: str, low: float, middle: float, high: float) -> dict[str, objec
         "measure": "gbps",
         "ratio": {"min": low, "median": middle, "max": high},
     }
+
+
+def test_a_page_says_what_handing_on_takes_by_itself() -> None:
+    found = json.loads(PUBLISHED.read_text())
+    rows = {
+        row["settings"]["name"]: row
+        for row in found["results"]["rows"]
+        if (row["peer"], row["shape"], row.get("case")) == ("socket", "latency", "idle")
+    }
+    bare, handed = rows["bare, 1 stream"], rows["bare, handed on"]
+    text = transfer_page(
+        found["results"], found["config"], found["environment"], "command"
+    )
+    told = (
+        f"A write that a bare socket does in {bare['p50_us']:.0f} µs (p99 "
+        f"{bare['p99_us']:.0f}) takes {handed['p50_us']:.0f} µs (p99 "
+        f"{handed['p99_us']:.0f}) where threads read"
+    )
+    assert told in text
