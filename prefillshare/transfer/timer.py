@@ -29,8 +29,9 @@ class Due:
 class Timer:
     """Calls functions at their time, one after the other, on one thread.
 
-    They should be quick; what they raise is logged. The thread begins with the first
-    call. `clock` is `time.monotonic`, in seconds.
+    They should be quick; what they raise is logged. Seconds are those of
+    `time.monotonic`. The thread is there from `start` on, so that a process that may
+    not have another one learns that before anything counts on a call.
     """
 
     def __init__(self, name: str = "kv-timer") -> None:
@@ -39,8 +40,11 @@ class Timer:
         self._order = itertools.count()
         self._sweep_at = _FEW
         self._closed = False
-        self._name = name
-        self._thread: threading.Thread | None = None
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin to call; `RuntimeError` if there is no thread for it."""
+        self._thread.start()
 
     def after(self, seconds: float, call: Callable[[], None]) -> Due:
         """Call once in so many seconds; never after `close`."""
@@ -51,11 +55,6 @@ class Timer:
             if len(self._heap) >= self._sweep_at:
                 self._sweep()
             heapq.heappush(self._heap, (due.when, next(self._order), due))
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name=self._name, daemon=True
-                )
-                self._thread.start()
             # A thread that wakes for nothing takes the interpreter from others.
             if self._heap[0][2] is due:
                 self._changed.notify_all()
@@ -67,9 +66,9 @@ class Timer:
             self._closed = True
             self._heap.clear()
             self._changed.notify_all()
-            thread = self._thread
-        if thread not in (None, threading.current_thread()):
-            thread.join()
+        here = self._thread is threading.current_thread()
+        if not here and self._thread.ident is not None:
+            self._thread.join()
 
     @property
     def waiting(self) -> int:

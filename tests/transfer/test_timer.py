@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 
+from prefillshare.transfer.tcp.engine import TcpEngine
 from prefillshare.transfer.timer import Timer
 from tests.transfer.pairs import SECONDS, nothing_left_behind
 
@@ -16,6 +17,7 @@ from tests.transfer.pairs import SECONDS, nothing_left_behind
 def timer() -> Iterator[Timer]:
     with nothing_left_behind():
         made = Timer()
+        made.start()
         yield made
         made.close()
 
@@ -26,6 +28,15 @@ def test_calls_that_were_cancelled_do_not_collect(timer: Timer) -> None:
         timer.after(600.0, lambda: None).cancel()
     assert timer.waiting <= 2 * len(kept) + 64
     assert all(due.call is not None for due in kept)
+
+
+def test_an_engine_has_the_thread_for_its_calls_from_the_beginning() -> None:
+    # Later there may be none, and what counts on a call would wait for ever.
+    with nothing_left_behind():
+        engine = TcpEngine()
+        names = [thread.name for thread in threading.enumerate()]
+        engine.close()
+    assert "kv-timer" in names
 
 
 def test_what_was_not_cancelled_is_called_in_its_order(timer: Timer) -> None:

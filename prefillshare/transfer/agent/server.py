@@ -70,6 +70,7 @@ class Agent:
             ) from error
         os.chmod(path, 0o600)
         self._thread = threading.Thread(target=self._accept, name="agent", daemon=True)
+        self.timer.start()
         self._thread.start()
 
     @property

@@ -87,6 +87,7 @@ class TcpEngine:
             self._welcome,
         )
         self.table = GrantTable(clock)
+        self._timer.start()
         self._listener.start()
 
     @property

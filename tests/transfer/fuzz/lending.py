@@ -71,6 +71,7 @@ class Victim:
         self.memory = {"r": _memory(1), "w": _memory(2)}
         self.grants: Grants = {}
         self._table, self._timer = GrantTable(), Timer()
+        self._timer.start()
         self._lend("r", "read")
         self._lend("w", "write")
         self._near, far = socket.socketpair()

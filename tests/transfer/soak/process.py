@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[3]
+PEER = (sys.executable, "-m", "tests.transfer.soak.peer")
 # Longer than any order may take.
 ANSWER_SECONDS = 150.0
 
@@ -29,14 +31,15 @@ class Hung(Exception):
 class Process:
     """Takes orders from any thread; `log` is where its stderr goes."""
 
-    def __init__(self, name: str, log: Path) -> None:
+    def __init__(self, name: str, log: Path, command: Sequence[str] = PEER) -> None:
         self.name = name
         self._numbers = itertools.count(1)
-        self._asked: dict[int, Future[dict[str, Any]]] = {}
+        # None once no answer can come any more.
+        self._asked: dict[int, Future[dict[str, Any]]] | None = {}
         self._lock = threading.Lock()
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.transfer.soak.peer"],
+                command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -52,6 +55,10 @@ class Process:
         asked = self._process.stdin
         assert asked is not None
         with self._lock:
+            # The kernel closes a dead process's output before its input: for a moment
+            # what is written to it is taken, and never read.
+            if self._asked is None:
+                raise Killed(self.name)
             self._asked[number] = answer
             try:
                 asked.write(json.dumps({"id": number, "do": do, **arguments}) + "\n")
@@ -94,9 +101,11 @@ class Process:
         for line in self._process.stdout:
             answer = json.loads(line)
             with self._lock:
+                assert self._asked is not None
                 asked = self._asked.pop(answer.pop("id"))
             asked.set_result(answer)
         with self._lock:
-            asked_still, self._asked = list(self._asked.values()), {}
-            for asked in asked_still:
-                asked.set_exception(Killed(self.name))
+            assert self._asked is not None
+            unanswered, self._asked = list(self._asked.values()), None
+        for asked in unanswered:
+            asked.set_exception(Killed(self.name))

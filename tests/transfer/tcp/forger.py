@@ -38,6 +38,7 @@ class Forger:
 
     def __init__(self, lender: TcpEngine) -> None:
         self._timer, to = Timer(), Destination(lender.address, None, secure=False)
+        self._timer.start()
         dialler = dial.Dialler(bytes(16), to, LONG, None, self._timer)
         self._channel, agreed = dialler.dial(SECONDS)
         self.stream = dialler.dial_stream(agreed, 1, SECONDS)

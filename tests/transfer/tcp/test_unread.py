@@ -52,6 +52,7 @@ def reader_of_nothing(
 ) -> Iterator[tuple[Channel, list[socket.socket]]]:
     """A mover with all of its connections, from which it reads nothing."""
     timer = Timer()
+    timer.start()
     to = Destination(lender.address, None, secure=False)
     dialler = dial.Dialler(bytes(16), to, PATIENT, None, timer)
     channel, agreed = dialler.dial(SECONDS)
