@@ -63,7 +63,7 @@ class Pieces:
 
     def __init__(self, memory: memoryview, ranges: Ranges | None = None) -> None:
         self.memory = memory
-        self._starts = np.empty(0, np.int64)
+        self._starts, self._stops = np.empty(0, np.int64), np.empty(0, np.int64)
         # Where each piece ends, counted in bytes of the transfer.
         self._ends = np.empty(0, np.int64)
         if ranges is not None:
@@ -80,19 +80,20 @@ class Pieces:
     def add(self, ranges: Ranges) -> None:
         """Append pieces; the caller has checked that they are within the buffer."""
         more = joined(ranges)
+        starts, stops = more[:, 0], more.sum(axis=1)
         ends = self.size + np.cumsum(more[:, 1])
         if not len(self._ends):
-            self._starts, self._ends = more[:, 0], ends
+            self._starts, self._stops, self._ends = starts, stops, ends
             return
-        # Readers without a lock find more ends than starts at worst for bytes that
+        # Readers without a lock find more starts than ends at worst: of bytes that
         # nobody asks for yet.
-        self._starts = np.concatenate([self._starts, more[:, 0]])
+        self._starts = np.concatenate([self._starts, starts])
+        self._stops = np.concatenate([self._stops, stops])
         self._ends = np.concatenate([self._ends, ends])
 
     def ranges(self) -> Ranges:
         """All pieces as ranges of the buffer."""
-        lengths = np.diff(self._ends, prepend=0)
-        return np.stack([self._starts, lengths], axis=1)
+        return np.stack([self._starts, self._stops - self._starts], axis=1)
 
     def resolve(self, ranges: Ranges) -> Ranges:
         """Ranges of the transfer's bytes, as ranges of the buffer, cut at pieces.
@@ -120,15 +121,12 @@ class Pieces:
         if len(self._ends) == 1:
             start = int(self._starts[0])
             return [self.memory[start + first : start + last]]
-        i = int(np.searchsorted(self._ends, first, side="right"))
-        j = int(np.searchsorted(self._ends, last - 1, side="right")) + 1
-        stops = self._ends[i:j].copy()
-        begins = np.r_[first, stops[:-1]]
-        stops[-1] = last
-        # The first piece may begin before `first`, and every other begins its own.
-        whole = int(self._ends[i - 1]) if i else 0
-        low = self._starts[i:j].copy()
-        low[0] += first - whole
-        high = low + (stops - begins)
+        ends = self._ends
+        i = int(ends.searchsorted(first, "right"))
+        j = int(ends.searchsorted(last, "left")) + 1
+        low, high = self._starts[i:j].tolist(), self._stops[i:j].tolist()
+        # The first piece may begin before `first`, and the last one end after `last`.
+        low[0] += first - (int(ends[i - 1]) if i else 0)
+        high[-1] -= int(ends[j - 1]) - last
         memory = self.memory
-        return [memory[a:b] for a, b in zip(low.tolist(), high.tolist(), strict=True)]
+        return [memory[a:b] for a, b in zip(low, high, strict=True)]

@@ -38,7 +38,8 @@ def agents_memory(
         peaks = [each("usage")["helpers_peak"] for each in both]
         verified = receiver("check", plan=asdict(which), seed=seed)["verified"]
     tcp = tcp_settings(spec)
-    staging = tcp.streams * whole_pages(tcp.slice_bytes + TAG_BYTES)
+    step = tcp.slices_of(size, 1, sealed=tcp.sealed == "always")
+    staging = tcp.streams * whole_pages(step + TAG_BYTES)
     limits: dict[Measure, float] = {"extra_bytes": size + staging}
     return [
         Found(

@@ -25,6 +25,7 @@ from prefillshare.transfer.base import (
 )
 from prefillshare.transfer.beginning import Beginning
 from prefillshare.transfer.pending import STOP_SECONDS
+from prefillshare.transfer.ranges import joined
 from prefillshare.transfer.tcp import frames
 from prefillshare.transfer.tcp.dial import Dialler
 from prefillshare.transfer.tcp.ends import Sending
@@ -158,10 +159,13 @@ class TcpLink(Beginning[Transfer]):
                 f"the grant is of {grant.engine}, which has ended; ask for a new grant"
             )
         small = parts is not None and access == "write" and _is_small(parts[0])
+        slice_bytes = _slices_of(session, parts)
         # Numbers reach the peer in their order.
         with self._lock:
             self._number += 1
-            made = TcpTransfer(session, self._number, grant, region, timeout, small)
+            made = TcpTransfer(
+                session, self._number, grant, region, timeout, small, slice_bytes
+            )
             made.open(parts if small else None, note)
             self._under_way = [t for t in self._under_way if not t.done] + [made]
         session.settle(lambda: not made.end.ended)
@@ -234,6 +238,14 @@ class TcpLink(Beginning[Transfer]):
 
 def _is_full(session: Session) -> bool:
     return len(session.streams()) >= session.settings.streams
+
+
+def _slices_of(session: Session, parts: tuple[Ranges, Ranges] | None) -> int:
+    pieces, size = 1, 0
+    if parts is not None:
+        pieces = max(len(joined(each)) for each in parts)
+        size = int(parts[0][:, 1].sum())
+    return session.settings.slices_of(size, pieces, sealed=session.agreed.sealed)
 
 
 def _feed(made: TcpTransfer, local: Ranges, remote: Ranges) -> None:

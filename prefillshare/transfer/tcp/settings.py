@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 from pydantic import Field
@@ -14,12 +15,23 @@ MAX_STREAMS = 64
 # memory, so many a stream.
 ACCEPTED_STREAMS = 16
 ACCEPTED_SLICE_BYTES = 1 << 22
+_SLICE_BYTES = 1 << 20
+# Of smaller pieces a large slice has so many that, hashed or copied once, it is not in
+# a core's cache any more when it is sent.
+_LARGE_PIECE, _SMALL_PIECE = 1 << 20, 1 << 15
+
+
+def _one_a_core() -> int:
+    """Streams share the cores; more than four were of no use to one link."""
+    return min(4, len(os.sched_getaffinity(0)))
 
 
 class TcpSettings(Config):
     """How one engine moves bytes; each side has its own for what it sends.
 
-    `streams` are the data connections of a link, made by the side that connects.
+    `streams` are the data connections of a link, made by the side that connects; by
+    default one for each core, at most four. `slice_bytes` go out at a time on one of
+    them; by default that depends on the transfer, see `slices_of`.
     `sealed: auto` encrypts between sites, by region and site of the certificates, and
     has checksums within one. `rate_gbps` caps what leaves over one link, in 1e9 bits
     per second. `bandwidth_gbps` and `rtt_seconds` of the path size the sockets'
@@ -33,8 +45,8 @@ class TcpSettings(Config):
     this side does itself, and `ACCEPTED_STREAMS` and `ACCEPTED_SLICE_BYTES` anyway.
     """
 
-    streams: int = Field(4, ge=1, le=MAX_STREAMS)
-    slice_bytes: int = Field(1 << 20, ge=MIN_SLICE_BYTES, le=MAX_SLICE_BYTES)
+    streams: int = Field(default_factory=_one_a_core, ge=1, le=MAX_STREAMS)
+    slice_bytes: int | None = Field(None, ge=MIN_SLICE_BYTES, le=MAX_SLICE_BYTES)
     sealed: Literal["auto", "always", "never"] = "auto"
     rate_gbps: float | None = Field(None, gt=0.0)
     bandwidth_gbps: float | None = Field(None, gt=0.0)
@@ -58,7 +70,26 @@ class TcpSettings(Config):
     @property
     def accepted_slice_bytes(self) -> int:
         """The largest slices that a peer may cut a transfer into."""
-        return max(self.slice_bytes, ACCEPTED_SLICE_BYTES)
+        return max(self.slice_bytes or 0, ACCEPTED_SLICE_BYTES)
+
+    def slices_of(self, size: int, pieces: int, *, sealed: bool) -> int:
+        """Bytes of each slice of a transfer of so many bytes in so many pieces.
+
+        Large ones cost less: each is a few statements of Python on either side. Small
+        pieces go in small ones, sealed pieces too, which are copied once more; so does
+        what leaves over a capped link, since each slice leaves at once, and what is fed
+        (`size` 0). Every stream gets a few.
+        """
+        if self.slice_bytes is not None:
+            return self.slice_bytes
+        if self.rate_gbps is not None or size < pieces * _SMALL_PIECE:
+            return _SLICE_BYTES
+        most = ACCEPTED_SLICE_BYTES
+        if size < pieces * _LARGE_PIECE:
+            most = _SLICE_BYTES if sealed else 2 * _SLICE_BYTES
+        while most > _SLICE_BYTES and 4 * self.streams * most > size:
+            most //= 2
+        return most
 
     @property
     def buffer_bytes(self) -> int | None:

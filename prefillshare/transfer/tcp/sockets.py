@@ -6,7 +6,7 @@ import contextlib
 import ipaddress
 import socket
 import struct
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -19,6 +19,9 @@ _PIECES = 1000
 # What the kernel takes of a stream beyond what is under way: with more, a slow path
 # would hold its share back from the others; with less, a fast one runs dry.
 _UNSENT_BYTES = 1 << 20
+# So much has to have come for the thread that receives a slice to be woken, which it is
+# at every packet otherwise.
+_WORTH_WAKING = 1 << 18
 # From struct tcp_info of linux/tcp.h: rtt in us, retransmitted segments in all, and the
 # rate at which data were lately delivered, in bytes per second.
 _RTT, _RETRANSMITS, _DELIVERY = (68, "I"), (100, "I"), (160, "Q")
@@ -132,6 +135,20 @@ def receive_all(sock: socket.socket, views: Sequence[memoryview]) -> None:
     """Receive until all views are full; `TransferBroken` at the end of the stream."""
     waiting: list[memoryview | bytes] = list(views)
     ends = list(accumulate(map(len, views)))
+    if ends and ends[-1] >= 2 * _WORTH_WAKING:
+        # Of the first part more is always to come: it is not waited for in vain.
+        last = _cut(waiting, ends, ends[-1] - _WORTH_WAKING)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _WORTH_WAKING)
+        _receive(sock, waiting[:last], ends[:last])
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        waiting = waiting[last:]
+        ends = list(accumulate(map(len, waiting)))
+    _receive(sock, waiting, ends)
+
+
+def _receive(
+    sock: socket.socket, waiting: list[memoryview | bytes], ends: list[int]
+) -> None:
     first, done = 0, 0
     while first < len(waiting):
         into = waiting[first : first + _PIECES]
@@ -140,6 +157,17 @@ def receive_all(sock: socket.socket, views: Sequence[memoryview]) -> None:
             raise TransferBroken("the peer ended a stream within a transfer")
         done += count
         first = _advance(waiting, ends, first, done)
+
+
+def _cut(parts: list[memoryview | bytes], ends: list[int], at: int) -> int:
+    """See that a part begins at so many bytes; which."""
+    part = bisect_left(ends, at)
+    if ends[part] > at:
+        whole = memoryview(parts[part])
+        size = at - (ends[part] - len(whole))
+        parts[part : part + 1] = [whole[:size], whole[size:]]
+        ends.insert(part, at)
+    return part + 1
 
 
 def _advance(

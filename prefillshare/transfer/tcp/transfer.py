@@ -34,6 +34,7 @@ class TcpTransfer(Pending):
         region: Region,
         timeout: float,
         whole: bool,
+        slice_bytes: int,
     ) -> None:
         super().__init__()
         self._session, self._grant, self.region = session, grant, region
@@ -41,7 +42,6 @@ class TcpTransfer(Pending):
         self._key = secrets.token_bytes(KEY_BYTES) if self.sealed else bytes(KEY_BYTES)
         writing = grant.access == "write"
         kind = Whole if whole else Sending if writing else Receiving
-        slice_bytes = session.settings.slice_bytes
         guard = guard_of(self.sealed, self._key, from_lender=not writing)
         self.end: End = kind(number, region.memory, slice_bytes, guard, self._over)
         self._covered = Covered()

@@ -73,7 +73,9 @@ def test_a_transfer_of_a_session_that_is_over_is_over(two: Two) -> None:
     grant = two.grant(bytearray(SIZE))
     session.end(TransferBroken("for the test"))
     session.join()
-    made = TcpTransfer(session, 1, grant, two.into, SECONDS, whole=False)
+    made = TcpTransfer(
+        session, 1, grant, two.into, SECONDS, whole=False, slice_bytes=SIZE
+    )
     with pytest.raises(TransferBroken, match="for the test"):
         made.open(None, b"")
     assert made.done
