@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prefillshare.transfer.base import Ranges
 
+Offsets = NDArray[np.int64]
 MAX_OFFSET = 1 << 48
 # Of one transfer; a peer that reads the same bytes again and again is stopped there.
 MAX_PIECES = 1 << 22
@@ -26,28 +28,46 @@ def as_ranges(raw: object, columns: int = 2) -> Ranges:
 
 def check_within(ranges: Ranges, size: int, what: str) -> None:
     """Raise `ValueError` unless all ranges end within `size` bytes."""
-    if (stop := int(ranges.sum(axis=1).max())) > size:
+    if (stop := int(stops_of(ranges).max())) > size:
         raise ValueError(f"a range ends at byte {stop}, {what} has {size}")
+
+
+def stops_of(ranges: Ranges) -> Offsets:
+    """Where each range ends."""
+    # A sum over an axis of two takes numpy 25 times as long.
+    stops: Offsets = ranges[:, 0] + ranges[:, -1]
+    return stops
 
 
 def check_disjoint(ranges: Ranges) -> None:
     """Raise `ValueError` if two ranges share a byte."""
-    if len(ranges) < 2:
-        return
-    ordered = ranges[np.argsort(ranges[:, 0], kind="stable")]
-    over = ordered[:-1].sum(axis=1) > ordered[1:, 0]
+    if len(ranges) > 1:
+        ordered(ranges)
+
+
+def ordered(ranges: Ranges) -> tuple[Offsets, Offsets]:
+    """Starts and stops of disjoint ranges, in order; `ValueError` for a shared byte."""
+    # Apart from each other, ranges stop in the order in which they start. If two share
+    # a byte, fewer have stopped there than would have to, so one comparison fails.
+    starts, stops = np.sort(ranges[:, 0]), np.sort(stops_of(ranges))
+    over = stops[:-1] > starts[1:]
     if over.any():
-        raise ValueError(
-            f"ranges overlap at byte {int(ordered[1:, 0][over][0])}: what was verified "
-            "would be written again"
-        )
+        raise overlap(int(starts[1:][over][0]))
+    return starts, stops
+
+
+def overlap(byte: int) -> ValueError:
+    """What is raised for ranges that share it."""
+    return ValueError(
+        f"ranges overlap at byte {byte}: what was verified would be written again"
+    )
 
 
 def joined(ranges: Ranges) -> Ranges:
     """The same bytes in the same order, neighbours made one."""
     if len(ranges) < 2:
         return ranges
-    starts = np.r_[True, ranges[:-1].sum(axis=1) != ranges[1:, 0]]
+    starts = np.r_[True, stops_of(ranges)[:-1] != ranges[1:, 0]]
     if starts.all():
         return ranges
     lengths = np.add.reduceat(ranges[:, 1], np.flatnonzero(starts))
@@ -80,7 +100,7 @@ class Pieces:
     def add(self, ranges: Ranges) -> None:
         """Append pieces; the caller has checked that they are within the buffer."""
         more = joined(ranges)
-        starts, stops = more[:, 0], more.sum(axis=1)
+        starts, stops = more[:, 0], stops_of(more)
         ends = self.size + np.cumsum(more[:, 1])
         if not len(self._ends):
             self._starts, self._stops, self._ends = starts, stops, ends
@@ -104,7 +124,7 @@ class Pieces:
         if len(ends) == 1 and len(ranges) <= MAX_PIECES:
             return ranges + (int(starts[0]), 0)
         begins = ends - np.diff(ends, prepend=0)
-        offsets, stops = ranges[:, 0], ranges.sum(axis=1)
+        offsets, stops = ranges[:, 0], stops_of(ranges)
         first = np.searchsorted(ends, offsets, side="right")
         count = np.searchsorted(ends, stops - 1, side="right") - first + 1
         if (total := int(count.sum())) > MAX_PIECES:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from prefillshare.transfer.base import Batch, Ranges
-from prefillshare.transfer.ranges import Pieces, check_disjoint, joined
+from prefillshare.transfer.ranges import Offsets, Pieces, ordered, overlap
 
 
 def coalesced(batch: Batch) -> Batch:
@@ -71,22 +71,19 @@ class Covered:
 
     def add(self, ranges: Ranges) -> None:
         """Add ranges; `ValueError`, and none is added, if a byte was there before."""
-        check_disjoint(ranges)
-        more = joined(ranges[np.argsort(ranges[:, 0], kind="stable")])
-        starts, stops = more[:, 0], more.sum(axis=1)
+        starts, stops = _without_seams(*ordered(ranges))
         where = np.searchsorted(self._stops, starts, side="right")
         later = np.r_[self._starts, np.iinfo(np.int64).max][where]
         if (over := later < stops).any():
-            raise ValueError(
-                f"ranges overlap at byte {int(np.maximum(later, starts)[over][0])}: "
-                "what was verified would be written again"
-            )
-        self._starts = np.insert(self._starts, where, starts)
-        self._stops = np.insert(self._stops, where, stops)
-        self._join()
+            raise overlap(int(np.maximum(later, starts)[over][0]))
+        starts = np.insert(self._starts, where, starts)
+        stops = np.insert(self._stops, where, stops)
+        self._starts, self._stops = _without_seams(starts, stops)
 
-    def _join(self) -> None:
-        apart = self._stops[:-1] != self._starts[1:]
-        if not apart.all():
-            self._starts = self._starts[np.r_[True, apart]]
-            self._stops = self._stops[np.r_[apart, True]]
+
+def _without_seams(starts: Offsets, stops: Offsets) -> tuple[Offsets, Offsets]:
+    """The same bytes in ranges that do not touch."""
+    apart = stops[:-1] != starts[1:]
+    if apart.all():
+        return starts, stops
+    return starts[np.r_[True, apart]], stops[np.r_[apart, True]]

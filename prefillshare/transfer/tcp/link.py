@@ -18,19 +18,18 @@ from prefillshare.transfer.base import (
     Access,
     Batch,
     Grant,
-    Ranges,
     Region,
     StreamInfo,
     Transfer,
 )
 from prefillshare.transfer.beginning import Beginning
 from prefillshare.transfer.pending import STOP_SECONDS
-from prefillshare.transfer.ranges import joined
 from prefillshare.transfer.tcp import frames
+from prefillshare.transfer.tcp.batches import Checked
 from prefillshare.transfer.tcp.dial import Dialler
 from prefillshare.transfer.tcp.ends import Sending
 from prefillshare.transfer.tcp.session import Session
-from prefillshare.transfer.tcp.transfer import TcpTransfer, split
+from prefillshare.transfer.tcp.transfer import TcpTransfer
 from prefillshare.transfer.timer import Timer
 
 _log = logging.getLogger(__name__)
@@ -151,26 +150,22 @@ class TcpLink(Beginning[Transfer]):
     ) -> Transfer:
         """See `Beginning.begin`; small writes go whole, in one frame."""
         self._check_region(region)
-        parts = None if batch is None else split(batch, region, grant)
+        first = None if batch is None else Checked.of(batch, region, grant)
         session = self._connected(timeout)
         if session.agreed.peer.hex() != grant.engine:
             raise TransferIdentityError(
                 f"engine {session.agreed.peer.hex()} now listens at {grant.address}, "
                 f"the grant is of {grant.engine}, which has ended; ask for a new grant"
             )
-        small = parts is not None and access == "write" and _is_small(parts[0])
-        slice_bytes = _slices_of(session, parts)
         # Numbers reach the peer in their order.
         with self._lock:
             self._number += 1
-            made = TcpTransfer(
-                session, self._number, grant, region, timeout, small, slice_bytes
-            )
-            made.open(parts if small else None, note)
+            made = TcpTransfer(session, self._number, grant, region, timeout, first)
+            made.open(note)
             self._under_way = [t for t in self._under_way if not t.done] + [made]
         session.settle(lambda: not made.end.ended)
-        if parts is not None and not small:
-            _feed(made, *parts)
+        if first is not None and not first.small:
+            _feed(made, first)
         return made
 
     def _connected(self, timeout: float) -> Session:
@@ -240,17 +235,9 @@ def _is_full(session: Session) -> bool:
     return len(session.streams()) >= session.settings.streams
 
 
-def _slices_of(session: Session, parts: tuple[Ranges, Ranges] | None) -> int:
-    pieces, size = 1, 0
-    if parts is not None:
-        pieces = max(len(joined(each)) for each in parts)
-        size = int(parts[0][:, 1].sum())
-    return session.settings.slices_of(size, pieces, sealed=session.agreed.sealed)
-
-
-def _feed(made: TcpTransfer, local: Ranges, remote: Ranges) -> None:
+def _feed(made: TcpTransfer, first: Checked) -> None:
     try:
-        made.feed(local, remote)
+        made.feed(first.local, first.remote)
         made.finish()
     except TransferError:
         # It is over already; `wait` says why.
@@ -258,8 +245,3 @@ def _feed(made: TcpTransfer, local: Ranges, remote: Ranges) -> None:
     except BaseException:
         made.cancel()
         raise
-
-
-def _is_small(ranges: Ranges) -> bool:
-    few = len(ranges) <= frames.MAX_EAGER_RANGES
-    return few and int(ranges[:, 1].sum()) <= frames.EAGER_BYTES

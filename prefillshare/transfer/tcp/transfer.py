@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Iterator
 
 from prefillshare.errors import TransferClosed, TransferError, TransferTimeout
 from prefillshare.transfer.base import Batch, Grant, Ranges, Region
 from prefillshare.transfer.pending import Pending
-from prefillshare.transfer.ranges import (
-    as_ranges,
-    check_disjoint,
-    check_within,
-    joined,
-)
+from prefillshare.transfer.ranges import joined
 from prefillshare.transfer.rows import Covered
 from prefillshare.transfer.secure.sealing import KEY_BYTES, guard_of
 from prefillshare.transfer.tcp import frames
+from prefillshare.transfer.tcp.batches import Checked, parts, split, written
 from prefillshare.transfer.tcp.ends import End, Receiving, Sending, Whole
 from prefillshare.transfer.tcp.session import Session
 from prefillshare.transfer.timer import Due
 
 
 class TcpTransfer(Pending):
-    """See `Transfer`."""
+    """See `Transfer`; `first` is what is fed at once, None if nothing is."""
 
     def __init__(
         self,
@@ -33,18 +28,21 @@ class TcpTransfer(Pending):
         grant: Grant,
         region: Region,
         timeout: float,
-        whole: bool,
-        slice_bytes: int,
+        first: Checked | None,
     ) -> None:
         super().__init__()
         self._session, self._grant, self.region = session, grant, region
         self.sealed = session.agreed.sealed
         self._key = secrets.token_bytes(KEY_BYTES) if self.sealed else bytes(KEY_BYTES)
         writing = grant.access == "write"
-        kind = Whole if whole else Sending if writing else Receiving
+        self._whole = first if first is not None and first.small else None
+        kind = Whole if self._whole else Sending if writing else Receiving
+        # A small write is not cut.
+        extent = (0, 1) if first is None or first.small else first.extent
+        slice_bytes = session.settings.slices_of(*extent, sealed=self.sealed)
         guard = guard_of(self.sealed, self._key, from_lender=not writing)
         self.end: End = kind(number, region.memory, slice_bytes, guard, self._over)
-        self._covered = Covered()
+        self._covered = first.covered if first is not None else Covered()
         # What is added is cut into slices in the order in which the peer is told of it.
         self._feeding = threading.Lock()
         self._timeout = timeout
@@ -55,28 +53,28 @@ class TcpTransfer(Pending):
         """See `Transfer.progress`."""
         return self.end.moved, self.end.pieces.size
 
-    def open(self, whole: tuple[Ranges, Ranges] | None, note: bytes) -> None:
+    def open(self, note: bytes) -> None:
         """Tell the peer, before anything is fed; a small write goes all at once.
 
         Raises why the session is over, if it is; so is the transfer then.
         """
         try:
-            self._open(whole, note)
+            self._open(note)
         except TransferError as error:
             self.settle(error)
             raise
 
-    def _open(self, whole: tuple[Ranges, Ranges] | None, note: bytes) -> None:
+    def _open(self, note: bytes) -> None:
         grant = bytes.fromhex(self._grant.grant_id)
         secret = bytes.fromhex(self._grant.capability)
         number = self.end.number
-        if whole is None:
+        if self._whole is None:
             self._enter()
             write, step = self._grant.access == "write", self.end.slice_bytes
             frame = frames.Open(number, write, step, grant, secret, self._key, note)
             self._session.send(frame)
             return
-        local, remote = whole
+        local, remote = self._whole.local, self._whole.remote
         self.end.add(local, [int(local[:, 1].sum())])
         self.announce(0, len(local))
         payload = b"".join(self.end.pieces.views(0, self.end.pieces.size))
@@ -93,14 +91,16 @@ class TcpTransfer(Pending):
 
     def add(self, batch: Batch) -> None:
         """See `Transfer.add`."""
-        self.feed(*split(batch, self.region, self._grant))
+        local, remote = split(batch, self.region, self._grant)
+        with self._feeding:
+            self._feed(local, remote, new=True)
 
     def feed(self, local: Ranges, remote: Ranges) -> None:
-        """Add checked ranges; raises as `Transfer.add`."""
+        """Add ranges that are checked and covered; raises as `Transfer.add`."""
         with self._feeding:
-            self._feed(local, remote)
+            self._feed(local, remote, new=False)
 
-    def _feed(self, local: Ranges, remote: Ranges) -> None:
+    def _feed(self, local: Ranges, remote: Ranges, *, new: bool) -> None:
         number = self.end.number
         if self.end.ended:
             raise self.end.failure or TransferClosed("the transfer is over")
@@ -110,7 +110,8 @@ class TcpTransfer(Pending):
         several = list(parts(remote))
         sizes = [int(part[:, 1].sum()) for part in several]
         self.end.check(local, sizes)
-        self._covered.add(local if isinstance(self.end, Receiving) else remote)
+        if new:
+            self._covered.add(written(self._grant, local, remote))
         # The peer is told first: what it must send, or where to put what comes.
         for part in several:
             if self.end.ended:
@@ -164,20 +165,3 @@ class TcpTransfer(Pending):
             self._session.send(frames.Done(self.end.number))
         self.count(self.end.moved)
         self.settle(failure)
-
-
-def split(batch: Batch, region: Region, grant: Grant) -> tuple[Ranges, Ranges]:
-    """Local and remote ranges of a batch; `ValueError` if they are out of bounds."""
-    whole = as_ranges(batch, 3)
-    local, remote = whole[:, [0, 2]], whole[:, 1:]
-    check_within(local, region.memory.nbytes, "the region")
-    check_within(remote, grant.size, "the grant")
-    check_disjoint(remote if grant.access == "write" else local)
-    return local, remote
-
-
-def parts(ranges: Ranges) -> Iterator[Ranges]:
-    """Ranges as they travel, so many a frame; neighbours are joined."""
-    whole = joined(ranges)
-    for first in range(0, len(whole), frames.MAX_RANGES):
-        yield whole[first : first + frames.MAX_RANGES]

@@ -73,11 +73,9 @@ def test_a_transfer_of_a_session_that_is_over_is_over(two: Two) -> None:
     grant = two.grant(bytearray(SIZE))
     session.end(TransferBroken("for the test"))
     session.join()
-    made = TcpTransfer(
-        session, 1, grant, two.into, SECONDS, whole=False, slice_bytes=SIZE
-    )
+    made = TcpTransfer(session, 1, grant, two.into, SECONDS, None)
     with pytest.raises(TransferBroken, match="for the test"):
-        made.open(None, b"")
+        made.open(b"")
     assert made.done
     with pytest.raises(TransferBroken, match="for the test"):
         made.wait(0)
