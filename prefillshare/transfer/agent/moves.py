@@ -18,8 +18,6 @@ from prefillshare.transfer.arena import Arena
 from prefillshare.transfer.base import Batch, Engine, Grant, Link, Region, Transfer
 
 _CANCELLED = "cancelled before it began"
-# A batch of so few rows and bytes is begun with, and may travel in one frame.
-_FEW_ROWS, _FEW_BYTES = 1 << 10, 1 << 15
 
 
 class Host(Protocol):
@@ -88,8 +86,7 @@ class Moves:
         try:
             if table:
                 batch = np.frombuffer(table, np.int64).reshape(-1, 3)
-            few = batch is None or _is_small(batch)
-            transfer = self._begun(move, body, batch if few else None, note)
+            transfer = self._begun(move, body, batch, note)
         except BaseException:
             self._forget(number)
             raise
@@ -98,8 +95,6 @@ class Moves:
         transfer.add_done_callback(partial(self._over, number, transfer))
         if move.cancelled:
             transfer.cancel()
-        elif batch is not None and not few:
-            _feed(transfer, batch)
         return {}
 
     def _begun(
@@ -205,20 +200,3 @@ class Moves:
             told["error"] = error_to(error)
         self._tell(told)
         self._forget(number)
-
-
-def _is_small(batch: Batch) -> bool:
-    return len(batch) <= _FEW_ROWS and int(batch[:, 2].sum()) <= _FEW_BYTES
-
-
-def _feed(transfer: Transfer, batch: Batch) -> None:
-    """Add a whole batch to what can be cancelled already."""
-    try:
-        transfer.add(batch)
-        transfer.finish()
-    except TransferError:
-        # It is over; the worker is told why.
-        pass
-    except BaseException:
-        transfer.cancel()
-        raise

@@ -164,7 +164,7 @@ class TcpLink(Beginning[Transfer]):
             made.open(note)
             self._under_way = [t for t in self._under_way if not t.done] + [made]
         session.settle(lambda: not made.end.ended)
-        if first is not None and not first.small:
+        if first is not None:
             _feed(made, first)
         return made
 
@@ -237,8 +237,7 @@ def _is_full(session: Session) -> bool:
 
 def _feed(made: TcpTransfer, first: Checked) -> None:
     try:
-        made.feed(first.local, first.remote)
-        made.finish()
+        made.feed(first)
     except TransferError:
         # It is over already; `wait` says why.
         pass

@@ -6,20 +6,23 @@ import secrets
 import threading
 
 from prefillshare.errors import TransferClosed, TransferError, TransferTimeout
-from prefillshare.transfer.base import Batch, Grant, Ranges, Region
+from prefillshare.transfer.base import Batch, Grant, Region
 from prefillshare.transfer.pending import Pending
-from prefillshare.transfer.ranges import joined
+from prefillshare.transfer.ranges import check_disjoint
 from prefillshare.transfer.rows import Covered
 from prefillshare.transfer.secure.sealing import KEY_BYTES, guard_of
 from prefillshare.transfer.tcp import frames
-from prefillshare.transfer.tcp.batches import Checked, parts, split, written
+from prefillshare.transfer.tcp.batches import Checked
 from prefillshare.transfer.tcp.ends import End, Receiving, Sending, Whole
 from prefillshare.transfer.tcp.session import Session
 from prefillshare.transfer.timer import Due
 
 
 class TcpTransfer(Pending):
-    """See `Transfer`; `first` is what is fed at once, None if nothing is."""
+    """See `Transfer`; `first` is all of it, None if it is fed.
+
+    Raises `ValueError` for ranges that share a byte of what is written to.
+    """
 
     def __init__(
         self,
@@ -35,14 +38,17 @@ class TcpTransfer(Pending):
         self.sealed = session.agreed.sealed
         self._key = secrets.token_bytes(KEY_BYTES) if self.sealed else bytes(KEY_BYTES)
         writing = grant.access == "write"
-        self._whole = first if first is not None and first.small else None
+        self._whole = first if first and first.small and writing else None
         kind = Whole if self._whole else Sending if writing else Receiving
-        # A small write is not cut.
-        extent = (0, 1) if first is None or first.small else first.extent
+        extent = (first.size, first.pieces) if first else (0, 1)
         slice_bytes = session.settings.slices_of(*extent, sealed=self.sealed)
         guard = guard_of(self.sealed, self._key, from_lender=not writing)
         self.end: End = kind(number, region.memory, slice_bytes, guard, self._over)
-        self._covered = first.covered if first is not None else Covered()
+        self._covered = Covered()
+        if self._whole is not None:
+            check_disjoint(self._whole.written(grant))
+        elif first is not None:
+            self._covered.add(first.written(grant))
         # What is added is cut into slices in the order in which the peer is told of it.
         self._feeding = threading.Lock()
         self._timeout = timeout
@@ -75,8 +81,8 @@ class TcpTransfer(Pending):
             self._session.send(frame)
             return
         local, remote = self._whole.local, self._whole.remote
-        self.end.add(local, [int(local[:, 1].sum())])
-        self.announce(0, len(local))
+        self.end.add(local, [self._whole.size])
+        self.announce(0, self._whole.rows)
         payload = b"".join(self.end.pieces.views(0, self.end.pieces.size))
         rest = frames.packed(remote) + note + payload
         counts = len(remote), len(note)
@@ -91,35 +97,38 @@ class TcpTransfer(Pending):
 
     def add(self, batch: Batch) -> None:
         """See `Transfer.add`."""
-        local, remote = split(batch, self.region, self._grant)
+        more = Checked.of(batch, self.region, self._grant)
         with self._feeding:
-            self._feed(local, remote, new=True)
+            self._check(more)
+            self._covered.add(more.written(self._grant))
+            self._feed(more)
 
-    def feed(self, local: Ranges, remote: Ranges) -> None:
-        """Add ranges that are checked and covered; raises as `Transfer.add`."""
+    def feed(self, first: Checked) -> None:
+        """Add what it was made for, all there is; raises as `Transfer.add`."""
+        if self._whole is not None:
+            return
         with self._feeding:
-            self._feed(local, remote, new=False)
+            self._check(first)
+            self._feed(first)
+            self._finish()
 
-    def _feed(self, local: Ranges, remote: Ranges, *, new: bool) -> None:
-        number = self.end.number
+    def _check(self, more: Checked) -> None:
         if self.end.ended:
             raise self.end.failure or TransferClosed("the transfer is over")
         if self.end.finished:
             raise ValueError("the transfer is finished; nothing more can be added")
-        count, local = len(local), joined(local)
-        several = list(parts(remote))
-        sizes = [int(part[:, 1].sum()) for part in several]
-        self.end.check(local, sizes)
-        if new:
-            self._covered.add(written(self._grant, local, remote))
+        self.end.check(more.local, _sizes(more))
+
+    def _feed(self, more: Checked) -> None:
+        number = self.end.number
         # The peer is told first: what it must send, or where to put what comes.
-        for part in several:
+        for part in more.parts():
             if self.end.ended:
                 break
             self._session.send(frames.Add(number, frames.packed(part)))
             self._session.settle(lambda: not self.end.ended)
-        self._session.board.add(self.end, local, sizes)
-        self.announce(0, count)
+        self._session.board.add(self.end, more.local, _sizes(more))
+        self.announce(0, more.rows)
 
     def finish(self) -> None:
         """See `Transfer.finish`."""
@@ -165,3 +174,7 @@ class TcpTransfer(Pending):
             self._session.send(frames.Done(self.end.number))
         self.count(self.end.moved)
         self.settle(failure)
+
+
+def _sizes(more: Checked) -> list[int]:
+    return [int(part[:, 1].sum()) for part in more.parts()]
