@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,6 +124,20 @@ def until(holds: Callable[[], bool]) -> None:
             return
         tick.wait(0.001)
     raise AssertionError("it did not come about")
+
+
+@contextmanager
+def no_thread(name: str) -> Iterator[None]:
+    """No thread of that name can be started."""
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == name:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with patch.object(threading.Thread, "start", refuse):
+        yield
 
 
 @contextmanager

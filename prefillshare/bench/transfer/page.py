@@ -210,7 +210,7 @@ def _not_run(rows: Rows, config: Mapping[str, Any]) -> Iterator[str]:
 
 def _settings(config: Mapping[str, Any]) -> Iterator[str]:
     yield (
-        "By default the engine has a stream for each core, four at most, and slices of "
+        "By default the engine has a stream for each core, two to four, and slices of "
         "1 to 4 MiB, by the transfer; the bare socket's kernel buffers grow by "
         "themselves.\n"
     )

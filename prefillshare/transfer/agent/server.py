@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from prefillshare.errors import ConfigError, TransferError
+from prefillshare.errors import ConfigError, TransferBroken, TransferError
 from prefillshare.transfer.agent.advertise import advertised, check_reachable
 from prefillshare.transfer.agent.space import Space
 from prefillshare.transfer.agent.worker import Worker
@@ -70,8 +70,14 @@ class Agent:
             ) from error
         os.chmod(path, 0o600)
         self._thread = threading.Thread(target=self._accept, name="agent", daemon=True)
-        self.timer.start()
-        self._thread.start()
+        try:
+            self.timer.start()
+            self._thread.start()
+        except RuntimeError as error:
+            self.close()
+            raise TransferBroken(
+                f"no thread for an agent ({error}); allow more (`ulimit -u`)"
+            ) from error
 
     @property
     def free_bytes(self) -> int:
@@ -117,7 +123,8 @@ class Agent:
             workers = list(self._workers)
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         self._socket.close()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)

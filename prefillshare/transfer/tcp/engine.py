@@ -7,8 +7,9 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
-from prefillshare.errors import ConfigError, TransferClosed
+from prefillshare.errors import ConfigError, TransferBroken, TransferClosed
 from prefillshare.transfer.base import (
     ID_BYTES,
     Access,
@@ -48,7 +49,8 @@ class TcpEngine:
     `listen` is `tcp://HOST:PORT`, port 0 takes a free one. Without `security` it speaks
     to this machine alone. In `directory`, which stays the caller's, it looks hosts up.
     `clock` measures leases, in seconds. Raises `ConfigError` if it may not, or cannot,
-    listen there, or for unusable certificates; `ValueError` for a malformed address.
+    listen there, or for unusable certificates; `ValueError` for a malformed address;
+    `TransferBroken` if there are no threads for it.
     """
 
     def __init__(
@@ -86,9 +88,20 @@ class TcpEngine:
             self._timer,
             self._welcome,
         )
-        self.table = GrantTable(clock)
-        self._timer.start()
-        self._listener.start()
+        try:
+            with ExitStack() as undo:
+                undo.callback(self._listener.close)
+                self.table = GrantTable(clock)
+                undo.callback(self.table.join, END_SECONDS)
+                undo.callback(self.table.close)
+                self._timer.start()
+                undo.callback(self._timer.close)
+                self._listener.start()
+                undo.pop_all()
+        except RuntimeError as error:
+            raise TransferBroken(
+                f"no thread for an engine ({error}); allow more (`ulimit -u`)"
+            ) from error
 
     @property
     def address(self) -> str:

@@ -99,7 +99,8 @@ class Listener:
         for sock in waiting.values():
             shut(sock)
         for thread in (self._thread, *waiting):
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
         self._sock.close()
         with self._lock:
             return [*self._sessions.values(), *self._ending]

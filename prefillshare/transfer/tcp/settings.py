@@ -22,16 +22,17 @@ _LARGE_PIECE, _SMALL_PIECE = 1 << 20, 1 << 15
 
 
 def _one_a_core() -> int:
-    """Streams share the cores; more than four were of no use to one link."""
-    return min(4, len(os.sched_getaffinity(0)))
+    """Streams share the cores, and one that fails has its share taken by another."""
+    return min(4, max(2, len(os.sched_getaffinity(0))))
 
 
 class TcpSettings(Config):
     """How one engine moves bytes; each side has its own for what it sends.
 
     `streams` are the data connections of a link, made by the side that connects; by
-    default one for each core, at most four. `slice_bytes` go out at a time on one of
-    them; by default that depends on the transfer, see `slices_of`.
+    default one for each core, two to four. A long path may want more: each is held to
+    its own window. `slice_bytes` go out at a time on one of them; by default that
+    depends on the transfer, see `slices_of`.
     `sealed: auto` encrypts between sites, by region and site of the certificates, and
     has checksums within one. `rate_gbps` caps what leaves over one link, in 1e9 bits
     per second. `bandwidth_gbps` and `rtt_seconds` of the path size the sockets'
@@ -75,10 +76,11 @@ class TcpSettings(Config):
     def slices_of(self, size: int, pieces: int, *, sealed: bool) -> int:
         """Bytes of each slice of a transfer of so many bytes in so many pieces.
 
-        Large ones cost less: each is a few statements of Python on either side. Small
-        pieces go in small ones, sealed pieces too, which are copied once more; so does
-        what leaves over a capped link, since each slice leaves at once, and what is fed
-        (`size` 0). Every stream gets a few.
+        Pieces are what this side knows of: its own memory, and the batch; not how the
+        peer's memory is cut. Large slices cost less: each is a few statements of Python
+        on either side. Small pieces go in small ones, sealed pieces too, which are
+        copied once more; so does what this side moves over a link that it caps, since
+        each slice leaves at once, and what is fed (`size` 0). Every stream gets a few.
         """
         if self.slice_bytes is not None:
             return self.slice_bytes

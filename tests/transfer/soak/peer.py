@@ -44,9 +44,9 @@ from tests.transfer.soak.cases import Bytes, Case, Layout, digest
 from tests.transfer.soak.vitals import vitals
 
 Facts = dict[str, Any]
-SETTINGS = TcpSettings(
-    streams=3, slice_bytes=1 << 16, dead_seconds=10, retry_seconds=0.01
-)
+# Those of the plain mode's largest are such that no packet wakes their receiver.
+SETTINGS = TcpSettings(streams=3, dead_seconds=10, retry_seconds=0.01)
+SHORT = SETTINGS.model_copy(update={"slice_bytes": 1 << 16})
 # For what ends by itself, so that nothing hangs for ever.
 SECONDS = 60.0
 ORDERS = 12
@@ -254,11 +254,12 @@ def _has(link: TcpLink, streams: int) -> bool:
 
 
 def _engine(port: int, files: Facts | None) -> TcpEngine:
-    security = None
+    security, settings = None, SETTINGS
     if files is not None:
+        settings = SHORT
         paths = {name: Path(path) for name, path in files.items()}
         security = SecuritySettings.model_validate(paths)
-    return TcpEngine(f"tcp://127.0.0.1:{port}", SETTINGS, security)
+    return TcpEngine(f"tcp://127.0.0.1:{port}", settings, security)
 
 
 def main() -> None:

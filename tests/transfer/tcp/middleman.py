@@ -6,7 +6,7 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -60,7 +60,7 @@ class Passing:
 
 
 # What is passed on instead of a unit, in several pieces; None breaks the connection.
-Tamper = Callable[[Unit], Sequence[bytes | None]]
+Tamper = Callable[[Unit], Iterable[bytes | None]]
 
 
 def untouched(unit: Unit) -> Sequence[bytes | None]:
@@ -77,7 +77,7 @@ class Once:
     done: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def __call__(self, unit: Unit) -> Sequence[bytes | None]:
+    def __call__(self, unit: Unit) -> Iterable[bytes | None]:
         with self._lock:
             if self.done.is_set() or not self.which(unit):
                 return [unit.data]

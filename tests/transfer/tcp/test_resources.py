@@ -15,7 +15,14 @@ from prefillshare.transfer.tcp.engine import TcpEngine
 from prefillshare.transfer.tcp.frames import MAX_SLICE_BYTES
 from prefillshare.transfer.tcp.link import TcpLink
 from tests.transfer.networked import security
-from tests.transfer.pairs import SECONDS, Ends, noise, nothing_left_behind, until
+from tests.transfer.pairs import (
+    SECONDS,
+    Ends,
+    no_thread,
+    noise,
+    nothing_left_behind,
+    until,
+)
 from tests.transfer.tcp.far import Failed, Far
 from tests.transfer.tcp.rig import SETTINGS
 
@@ -117,6 +124,13 @@ def test_a_mover_without_memory_is_told_so(
     assert far.ask("finish") == SIZE and far.ask("whole")
     assert ends.one().bytes == SIZE
     lender.close()
+
+
+@pytest.mark.parametrize("name", ["grants", "kv-timer", "kv-accept"])
+def test_an_engine_without_threads_is_none(name: str) -> None:
+    with nothing_left_behind():
+        with no_thread(name), pytest.raises(TransferBroken, match="for an engine"):
+            TcpEngine()
 
 
 def test_a_lender_without_threads_keeps_its_peers(far: Far) -> None:

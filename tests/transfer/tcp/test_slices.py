@@ -104,7 +104,7 @@ def test_slices_in_another_order_are_no_fault(pair: Rig, access: Access) -> None
     second = once(access, lambda u: [u.data, *held])
 
     def swap(unit: Unit) -> Sequence[bytes | None]:
-        return second(unit) if first.done.is_set() else first(unit)
+        return list(second(unit) if first.done.is_set() else first(unit))
 
     pair.man.tamper = swap
     pair.move(access).check()

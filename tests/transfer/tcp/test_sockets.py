@@ -31,6 +31,7 @@ class Scripted:
         self._counts: Iterator[int] = iter(counts)
         self.calls: list[int] = []
         self.low = 1
+        self.marks: list[int] = []
         self.data = bytearray(data)
 
     def sendmsg(self, parts: Sequence[memoryview | bytes]) -> int:
@@ -57,6 +58,7 @@ class Scripted:
     def setsockopt(self, level: int, option: int, value: int) -> None:
         assert (level, option) == (socket.SOL_SOCKET, socket.SO_RCVLOWAT)
         self.low = value
+        self.marks.append(value)
 
     def _next(self, most: int, pieces: int) -> int:
         # Linux takes 1024 a call.
@@ -106,8 +108,9 @@ def test_more_is_waited_for_at_a_time_while_it_is_sure_to_come(
     sock = Scripted(counts, b"".join(parts))
     with patch.object(sockets, "_WORTH_WAKING", 100):
         receive_all(as_socket(sock), [memoryview(target) for target in targets])
-    assert b"".join(targets) == b"".join(parts) and not sock.data
-    assert sock.low == 1
+    whole = b"".join(parts)
+    assert b"".join(targets) == whole and not sock.data
+    assert sock.marks == ([100, 1] if len(whole) >= 200 else [])
 
 
 @pytest.mark.parametrize("least", [1, 1000])
