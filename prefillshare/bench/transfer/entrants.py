@@ -12,6 +12,7 @@ from prefillshare.bench.transfer.checksum import run_checksum
 from prefillshare.bench.transfer.cipher import run_cipher
 from prefillshare.bench.transfer.copying import run_copying
 from prefillshare.bench.transfer.delayed import check_link, delayed
+from prefillshare.bench.transfer.engines import tcp_settings
 from prefillshare.bench.transfer.files import run_files
 from prefillshare.bench.transfer.fio import find_fio, run_fio
 from prefillshare.bench.transfer.found import Found
@@ -42,17 +43,25 @@ def entrants(settings: TransferBenchSettings) -> list[Contestant]:
         found += _pairs(OURS, settings, spec)
         if spec.agent and "memory" in settings.shapes_of(spec):
             run = partial(agents_memory, settings, spec)
-            found.append(_made(settings, OURS, spec.model_dump(), "tcp", run))
+            found.append(_made(settings, OURS, _facts(spec), "tcp", run))
     for bare in settings.sockets:
         found += _pairs("socket", settings, bare)
     return [*found, *_alone(settings), *_programs(settings)]
+
+
+def _facts(spec: Ours | Bare) -> dict[str, Any]:
+    facts = spec.model_dump()
+    if isinstance(spec, Ours):
+        # What is left to the engine depends on the machine.
+        facts["streams"] = tcp_settings(spec).streams
+    return facts
 
 
 def _pairs(
     peer: str, settings: TransferBenchSettings, spec: Ours | Bare
 ) -> list[Contestant]:
     """One over loopback, and one over delayed links, which take longer."""
-    facts, shapes = spec.model_dump(), set(settings.shapes_of(spec))
+    facts, shapes = _facts(spec), set(settings.shapes_of(spec))
     found = []
     if shapes & {*BULK, "latency"}:
         run = partial(near, settings, spec)

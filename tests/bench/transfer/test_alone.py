@@ -98,6 +98,7 @@ def test_agents_have_their_arena_and_little_more(encrypted: bool) -> None:
     assert (receiving.case, sending.case) == ("receiving agent", "sending agent")
     for found in (receiving, sending):
         assert found.verified and found.gbps
-        assert found.limits["extra_bytes"] == ARENA + 2 * ((1 << 20) + 4096)
+        # Of 16 MiB, each of two streams gets four slices of 2 MiB.
+        assert found.limits["extra_bytes"] == ARENA + 2 * ((2 << 20) + 4096)
         assert found.extra_bytes is not None
         assert 0.9 * ARENA < found.extra_bytes < 1.9 * ARENA
