@@ -260,8 +260,16 @@ class Far:
         return Grant.from_dict(self.ask("lend", access=access, size=size))
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal, if it lives."""
+        """Send a signal, if it lives; one to stop it has stopped all of its threads."""
         self._process.send_signal(number)
+        if number == signal.SIGSTOP:
+            until(self._stopped)
+
+    def _stopped(self) -> bool:
+        tasks = Path(f"/proc/{self._process.pid}/task")
+        # The state comes after the name, which is in brackets.
+        stats = [(each / "stat").read_text() for each in tasks.iterdir()]
+        return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
 
     def kill(self) -> None:
         """End it at once, as for want of memory."""
